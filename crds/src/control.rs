@@ -424,10 +424,7 @@ mod tests {
         ));
         let mut decoder = Decoder::default();
         decoder.push(&vec![b' '; MAX_FRAME + 1]);
-        assert_eq!(
-            decoder.next_frame::<ToOperator>(),
-            Err(FrameError::TooLong)
-        );
+        assert_eq!(decoder.next_frame::<ToOperator>(), Err(FrameError::TooLong));
     }
 
     proptest! {

@@ -1,0 +1,223 @@
+//! The `Function` resource, `ebb.dev/v1alpha1`.
+//!
+//! Doc comments here are what `kubectl explain` prints, so they are written for its readers; rules are CEL and are checked
+//! by the API server, so that a mistake is refused by `kubectl apply` with the message beside the rule.
+
+// KubeSchema derives its rules on hidden copies of these types.
+#![allow(unreachable_pub)]
+
+use k8s_openapi::apimachinery::pkg::{apis::meta::v1::Condition, util::intstr::IntOrString};
+use kube::{CustomResource, KubeSchema, core::Duration};
+use serde::{Deserialize, Serialize};
+
+use crate::{names::FunctionKey, schema};
+
+/// The port that a Function without any declared port serves on; its pods get it as `PORT`.
+pub const DEFAULT_PORT: u16 = 8080;
+
+/// An HTTP container that runs only while somebody calls it.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "ebb.dev",
+    version = "v1alpha1",
+    kind = "Function",
+    namespaced,
+    status = "FunctionStatus",
+    derive = "PartialEq",
+    shortname = "fn",
+    category = "functions",
+    doc = "An HTTP container that runs only while somebody calls it: Ebb keeps it at zero pods, holds the first requests while a pod starts, and takes it back to zero when nobody calls.",
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "URL", type_ = "string", json_path = ".status.url"),
+    printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.readyReplicas", description = "Pods that are ready"),
+    printcolumn(name = "Desired", type_ = "integer", json_path = ".status.desiredReplicas", description = "Pods that there should be"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Revision", type_ = "string", json_path = ".status.servingRevision", description = "Revision that takes the requests", priority = 1),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", description = "What is wrong, if anything", priority = 1),
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message("the name of a Function becomes the name of a Service: use lower-case letters, digits and '-', starting with a letter and ending with a letter or digit"),
+    validation = Rule::new("self.metadata.name.size() <= 52").message("the name of a Function is at most 52 characters, so that the names of its revisions fit Kubernetes' limit of 63")
+)]
+#[x_kube(
+    validation = Rule::new("has(self.port) || self.template.spec.containers.map(c, has(c.ports) ? c.ports.size() : 0).sum() <= 1 || self.template.spec.containers.map(c, has(c.ports) ? c.ports.filter(p, has(p.name) && p.name in ['http', 'h2c']).size() : 0).sum() == 1").message("the template has several ports: name exactly one of them 'http' (or 'h2c'), or set spec.port to the one that serves"),
+    validation = Rule::new("!has(self.port) || type(self.port) == int || self.template.spec.containers.exists_one(c, has(c.ports) && c.ports.exists_one(p, has(p.name) && p.name == self.port))").message("spec.port names a port that exactly one container must declare under ports[].name")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct FunctionSpec {
+    /// The pods of this Function: a pod template, as in a Deployment, with any field that Kubernetes accepts. Each distinct
+    /// template is a revision with a Deployment of its own. To start fast, pods get no service account token unless
+    /// the template sets automountServiceAccountToken: true or names a serviceAccountName other than default (any volume,
+    /// and the token is one, delays a start by about 300 ms), and no service links unless it sets enableServiceLinks: true.
+    pub template: PodTemplate,
+
+    /// The port that serves HTTP/1.1: a number, or the name of a container port. Default: the container port named http or h2c;
+    /// else the only one; else the number that the first container's PORT variable has; else 8080, given to the container as PORT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(
+        validation = Rule::new("type(self) == string || (self >= 1 && self <= 65535)").message("a port number is between 1 and 65535"),
+        validation = Rule::new("type(self) == int || self.size() <= 15").message("the name of a port is at most 15 characters")
+    )]
+    #[schemars(schema_with = "schema::int_or_string")]
+    pub port: Option<IntOrString>,
+
+    /// How many pods run.
+    #[serde(default)]
+    pub scale: Scale,
+
+    /// How long things may take.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+}
+
+/// A pod template.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodTemplate {
+    /// Labels and annotations of the pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<TemplateMetadata>,
+
+    /// The pod's spec, as in a Deployment.
+    // Kept as it came: a field newer than our Kubernetes types must reach the API server unharmed.
+    #[schemars(schema_with = "schema::pod_spec")]
+    pub spec: serde_json::Value,
+}
+
+/// Labels and annotations of a Function's pods.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TemplateMetadata {
+    /// Labels of the pods. Those under ebb.dev/ are Ebb's own.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    #[x_kube(validation = Rule::new("self.all(k, !k.startsWith('ebb.dev/'))").message("labels under ebb.dev/ are Ebb's own: use another prefix"))]
+    #[schemars(extend("maxProperties" = 64))]
+    pub labels: std::collections::BTreeMap<String, String>,
+
+    /// Annotations of the pods.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub annotations: std::collections::BTreeMap<String, String>,
+}
+
+/// How many pods run.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.min <= self.max").message("scale.min must not be greater than scale.max"))]
+pub struct Scale {
+    /// Pods that always run. Default 0: none while nobody calls. At most 1000.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1000))]
+    pub min: i32,
+
+    /// Pods that may run at most. Ebb itself starts max(1, min) on the first request; a higher count that somebody else sets on
+    /// the Deployment while the Function is in use is kept up to this bound and brought back to it above. Default 100. Between 1 and 1000.
+    #[serde(default = "default_max")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub max: i32,
+
+    /// Time without any request, waiting or in a pod, after which the count goes to scale.min. Default 60s. Between 1s and 24h.
+    #[serde(default = "default_idle_after")]
+    #[schemars(schema_with = "schema::duration")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')").message("scale.idleAfter is between 1s and 24h"))]
+    pub idle_after: Duration,
+}
+
+/// How long things may take.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Timeouts {
+    /// How long a request waits for a pod before it is answered 504. Default 60s. Between 1s and 15m.
+    #[serde(default = "default_cold_start")]
+    #[schemars(schema_with = "schema::duration")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('15m')").message("timeouts.coldStart is between 1s and 15m"))]
+    pub cold_start: Duration,
+
+    /// How long a request may take once a pod has it, to the last byte of the answer: before the first byte it is answered 504,
+    /// after it the answer is cut off. Default 5m. Between 1s and 24h.
+    #[serde(default = "default_request")]
+    #[schemars(schema_with = "schema::duration")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')").message("timeouts.request is between 1s and 24h"))]
+    pub request: Duration,
+}
+
+/// What became of a Function.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FunctionStatus {
+    /// The metadata.generation that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// Ready: requests are answered (True/ScaledToZero is healthy: a pod starts with the next request). RevisionReady: the
+    /// latest template starts. Routed: the Function's Service leads to Ebb's activators. Active: pods run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+
+    /// Where the Function is reached inside the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+
+    /// Pods that there should be, over all revisions.
+    #[serde(default)]
+    pub desired_replicas: i32,
+
+    /// Pods that are ready, over all revisions.
+    #[serde(default)]
+    pub ready_replicas: i32,
+
+    /// Revision (and Deployment) that takes the requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serving_revision: Option<String>,
+
+    /// Revision of the template as it is now; it serves as soon as one of its pods is ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latest_revision: Option<String>,
+}
+
+impl Function {
+    /// Which Function this is.
+    pub fn key(&self) -> FunctionKey {
+        FunctionKey::new(
+            self.metadata.namespace.clone().unwrap_or_default(),
+            self.metadata.name.clone().unwrap_or_default(),
+        )
+    }
+}
+
+impl Default for Scale {
+    fn default() -> Self {
+        Self {
+            min: 0,
+            max: default_max(),
+            idle_after: default_idle_after(),
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            cold_start: default_cold_start(),
+            request: default_request(),
+        }
+    }
+}
+
+/// Cloud Run's default too: enough for nearly all, and a bound on what a runaway caller can cost.
+fn default_max() -> i32 {
+    100
+}
+
+/// Knative's stable window.
+fn default_idle_after() -> Duration {
+    std::time::Duration::from_secs(60).into()
+}
+
+fn default_cold_start() -> Duration {
+    std::time::Duration::from_secs(60).into()
+}
+
+/// Knative's `revision-timeout-seconds`.
+fn default_request() -> Duration {
+    std::time::Duration::from_secs(300).into()
+}

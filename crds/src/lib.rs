@@ -13,4 +13,6 @@ pub mod control;
 pub mod function;
 pub mod names;
 #[cfg(feature = "api")]
+pub mod reference;
+#[cfg(feature = "api")]
 pub mod schema;

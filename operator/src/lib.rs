@@ -1,1 +1,242 @@
-//! x
+//! Ebb's operator.
+//!
+//! * [`observe`]: what is known of the cluster, fed by watches;
+//! * [`shape`]: a Function's Deployments, Service, EndpointSlice and status;
+//! * [`scaler`]: how many pods it has;
+//! * [`fleet`]: the control streams to the activators.
+//!
+//! Every replica observes and is connected to every activator; only the one that holds the lease writes, except that any replica may
+//! raise a count from zero when the leader has not done so within a second.
+
+pub mod args;
+pub mod events;
+pub mod fleet;
+pub mod generate;
+pub mod metrics;
+pub mod observe;
+pub mod queue;
+pub mod scaler;
+pub mod shape;
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use crds::{function::Function, names::LABEL_FUNCTION};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{Pod, Service},
+    discovery::v1::EndpointSlice,
+};
+use kube::Client;
+use prometheus::Registry;
+use runtime::{
+    admin,
+    lease::{self, Leadership},
+    readiness::{Guard, Readiness},
+    shutdown,
+};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    args::Run,
+    events::Events,
+    fleet::{Fleet, discover},
+    metrics::Metrics,
+    observe::{Index, kinds::Indexed, watch::Changed},
+    queue::Queue,
+    scaler::write::Writer,
+    shape::{apply::Applier, ports::Ports, reconcile},
+};
+
+/// How long a change of a child waits before the Function is reconciled. A starting pod changes a dozen times in a quarter of a second, while the
+/// control plane is busy with starting it.
+const CHILD_DELAY: std::time::Duration = std::time::Duration::from_millis(250);
+
+/// Runs the operator until a signal or until one of its parts fails.
+///
+/// # Errors
+/// If the API server cannot be reached, an address cannot be listened on, or a part has failed.
+pub async fn run(args: Run) -> anyhow::Result<()> {
+    let stop = shutdown::on_signal()?;
+    let registry = Registry::new();
+    let metrics = Arc::new(Metrics::new(&registry)?);
+    let readiness = Readiness::default();
+    let client = Client::try_default()
+        .await
+        .context("no way to the API server was found")?;
+    let listener = TcpListener::bind(args.admin_listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", args.admin_listen))?;
+    tokio::spawn(admin::serve(
+        listener,
+        readiness.clone(),
+        registry,
+        CancellationToken::new(),
+    ));
+
+    let (lead, led) = watch::channel(Leadership::default());
+    let mut parts = Parts::new(&args, client.clone(), metrics, led);
+    let mut tasks = JoinSet::new();
+    parts.start_watches(&mut tasks, &readiness);
+    parts.start_fleet(&mut tasks, &args, &readiness);
+    // Deciding on half of what exists would take running Functions for new ones.
+    wait_ready(&readiness, &stop).await;
+    parts.start_deciding(&mut tasks, &args);
+    let lease = lease::Config {
+        namespace: args.namespace.clone(),
+        name: args.lease.clone(),
+        identity: args.pod_name.clone(),
+    };
+    let lease = tokio::spawn(lease::run(client, lease, lead, stop.clone()));
+    let ended = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        Some(ended) = tasks.join_next() => Err(match ended {
+            Ok(()) => anyhow::anyhow!("a part of the operator has ended"),
+            Err(error) => anyhow::anyhow!("a part of the operator has failed: {error}"),
+        }),
+    };
+    // Give the lease up before the process goes, so that another replica leads at once.
+    stop.cancel();
+    lease.await.context("the lease's task has failed")?;
+    ended
+}
+
+async fn wait_ready(readiness: &Readiness, stop: &CancellationToken) {
+    while !readiness.missing().is_empty() && !stop.is_cancelled() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+/// Tells both queues of changes.
+struct Hub {
+    changed: Arc<Queue>,
+    shape: Arc<Queue>,
+    delay: std::time::Duration,
+}
+
+impl Changed for Hub {
+    fn changed(&self, key: &crds::names::FunctionKey) {
+        self.changed.add(key);
+        if self.delay.is_zero() {
+            self.shape.add(key);
+        } else {
+            self.shape.add_after(key, self.delay);
+        }
+    }
+}
+
+struct Parts {
+    client: Client,
+    scaler: scaler::Parts,
+    inbox: Option<mpsc::Receiver<scaler::Message>>,
+    outbox: mpsc::Sender<scaler::Message>,
+    events: Option<mpsc::Receiver<(crds::names::FunctionKey, events::Event)>>,
+}
+
+impl Parts {
+    fn new(
+        args: &Run,
+        client: Client,
+        metrics: Arc<Metrics>,
+        lead: watch::Receiver<Leadership>,
+    ) -> Self {
+        let (outbox, inbox) = mpsc::channel(scaler::INBOX);
+        let (events, event_inbox) = Events::new();
+        let scaler = scaler::Parts {
+            index: Arc::new(Index::default()),
+            fleet: Arc::new(Fleet::default()),
+            changed: Arc::new(Queue::default()),
+            shape: Arc::new(Queue::default()),
+            lead,
+            writer: Writer::new(client.clone()),
+            events,
+            metrics,
+            cluster_domain: args.cluster_domain.clone(),
+        };
+        Self {
+            client,
+            scaler,
+            inbox: Some(inbox),
+            outbox,
+            events: Some(event_inbox),
+        }
+    }
+
+    fn start_watches(&self, tasks: &mut JoinSet<()>, readiness: &Readiness) {
+        self.watch::<Function>(tasks, readiness, None, std::time::Duration::ZERO);
+        self.watch::<Deployment>(tasks, readiness, Some(LABEL_FUNCTION), CHILD_DELAY);
+        self.watch::<Service>(tasks, readiness, Some(LABEL_FUNCTION), CHILD_DELAY);
+        self.watch::<EndpointSlice>(tasks, readiness, Some(LABEL_FUNCTION), CHILD_DELAY);
+        self.watch::<Pod>(tasks, readiness, Some(LABEL_FUNCTION), CHILD_DELAY);
+    }
+
+    fn watch<K: Indexed>(
+        &self,
+        tasks: &mut JoinSet<()>,
+        readiness: &Readiness,
+        selector: Option<&'static str>,
+        delay: std::time::Duration,
+    ) {
+        let (client, index) = (self.client.clone(), self.scaler.index.clone());
+        let hub = Hub {
+            changed: self.scaler.changed.clone(),
+            shape: self.scaler.shape.clone(),
+            delay,
+        };
+        let guard = readiness.guard(K::NAME);
+        tasks.spawn(async move {
+            observe::watch::run::<K>(client, selector, index, Arc::new(hub), || drop(guard)).await;
+        });
+    }
+
+    fn start_fleet(&self, tasks: &mut JoinSet<()>, args: &Run, readiness: &Readiness) {
+        let config = discover::Config {
+            namespace: args.namespace.clone(),
+            selector: args.activator_selector.clone(),
+            port: args.activator_control_port,
+            token_file: args.control_token_file.clone(),
+        };
+        let (client, fleet, outbox) = (
+            self.client.clone(),
+            self.scaler.fleet.clone(),
+            self.outbox.clone(),
+        );
+        let guard: Guard = readiness.guard("activators");
+        tasks.spawn(discover::run(client, config, fleet, outbox, || drop(guard)));
+    }
+
+    fn start_deciding(&mut self, tasks: &mut JoinSet<()>, args: &Run) {
+        if let Some(inbox) = self.inbox.take() {
+            tasks.spawn(scaler::run(self.scaler.clone(), inbox));
+        }
+        if let Some(inbox) = self.events.take() {
+            tasks.spawn(events::run(
+                self.client.clone(),
+                args.pod_name.clone(),
+                self.scaler.index.clone(),
+                inbox,
+            ));
+        }
+        let context = Arc::new(reconcile::Context {
+            index: self.scaler.index.clone(),
+            fleet: self.scaler.fleet.clone(),
+            queue: self.scaler.shape.clone(),
+            lead: self.scaler.lead.clone(),
+            client: self.client.clone(),
+            applier: Applier::new(self.client.clone()),
+            ports: Ports::default(),
+            events: self.scaler.events.clone(),
+            metrics: self.scaler.metrics.clone(),
+            cluster_domain: args.cluster_domain.clone(),
+            failures: parking_lot::Mutex::default(),
+        });
+        for _ in 0..reconcile::WORKERS {
+            tasks.spawn(reconcile::work(context.clone()));
+        }
+    }
+}

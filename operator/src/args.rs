@@ -1,0 +1,67 @@
+//! Flags; each has an environment variable, which the chart sets.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+/// Ebb's operator.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the binary can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs the operator.
+    Run(Box<Run>),
+    /// Prints the CustomResourceDefinition.
+    Crd,
+    /// Prints the reference of the Function API as Markdown.
+    Reference,
+    /// Writes the generated files of the source tree.
+    Generate {
+        /// Root of the source tree.
+        #[arg(default_value = ".")]
+        root: PathBuf,
+    },
+}
+
+/// Flags of `operator run`.
+#[derive(Clone, Debug, Args)]
+pub struct Run {
+    /// Address of the admin endpoint (/livez, /readyz, /metrics).
+    #[arg(long, env = "EBB_ADMIN_LISTEN", default_value = "0.0.0.0:8902")]
+    pub admin_listen: SocketAddr,
+    /// Name of this pod; it identifies the replica in the lease.
+    #[arg(long, env = "POD_NAME")]
+    pub pod_name: String,
+    /// Namespace of Ebb itself.
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub namespace: String,
+    /// Name of the lease that the leader holds.
+    #[arg(long, env = "EBB_LEASE", default_value = "ebb-operator")]
+    pub lease: String,
+    /// Labels of activator pods.
+    #[arg(
+        long,
+        env = "EBB_ACTIVATOR_SELECTOR",
+        default_value = "app.kubernetes.io/component=activator"
+    )]
+    pub activator_selector: String,
+    /// Control port of activators.
+    #[arg(long, env = "EBB_ACTIVATOR_CONTROL_PORT", default_value_t = 8901)]
+    pub activator_control_port: u16,
+    /// File with the bearer token of the control streams.
+    #[arg(long, env = "EBB_CONTROL_TOKEN_FILE")]
+    pub control_token_file: PathBuf,
+    /// DNS domain of the cluster.
+    #[arg(long, env = "EBB_CLUSTER_DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// Logging.
+    #[command(flatten)]
+    pub telemetry: runtime::telemetry::Args,
+}

@@ -1,0 +1,210 @@
+//! The activators: a control stream to each, what each has been told, and which of them listen for which Function.
+//!
+//! The fleet itself decides nothing. The scaler publishes each Function's state here; sessions carry it to the activators, and bring
+//! what they answer to the scaler.
+
+pub mod discover;
+pub mod owners;
+pub mod render;
+pub mod session;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use bytes::Bytes;
+use crds::{
+    control::{Backends, Route, ToActivator, encode},
+    names::FunctionKey,
+};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+/// Frames that may wait for one activator. A burst of changes of a thousand Functions fits; an activator that is further behind is
+/// stuck, and gets a new stream and the full state instead.
+const OUTBOX: usize = 4096;
+
+/// Names one control stream; a new stream to the same activator has another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);
+
+/// An activator's pod, as the watch shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Activator {
+    /// Name of the pod.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Ready by the kubelet's word and not being deleted: clients may be sent to it.
+    pub ready: bool,
+}
+
+/// All activators and what they are told.
+#[derive(Debug, Default)]
+pub struct Fleet {
+    inner: Mutex<Inner>,
+    next_session: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    published: BTreeMap<FunctionKey, Published>,
+    sessions: BTreeMap<SessionId, Session>,
+    /// Activators that run, by pod UID.
+    activators: BTreeMap<String, Activator>,
+    epoch: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Published {
+    route: Bytes,
+    backends: Bytes,
+}
+
+#[derive(Debug)]
+struct Session {
+    /// UID of the activator's pod.
+    pod: String,
+    outbox: mpsc::Sender<Bytes>,
+    bound: HashMap<FunctionKey, u16>,
+}
+
+/// A new session's outgoing frames: the full state, then what comes.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// Frames of the full state.
+    pub first: Vec<Bytes>,
+    /// Frames of later changes; it closes when the session has fallen behind.
+    pub then: mpsc::Receiver<Bytes>,
+}
+
+impl Fleet {
+    /// Tells all activators a Function's state; `None`: it is gone. What has not changed is not sent again.
+    pub fn publish(&self, key: &FunctionKey, state: Option<(Route, Backends)>) {
+        let mut inner = self.inner.lock();
+        let Some((route, backends)) = state else {
+            if inner.published.remove(key).is_some() {
+                inner.send(
+                    &encode(&ToActivator::Remove {
+                        function: key.clone(),
+                    })
+                    .into(),
+                );
+            }
+            return;
+        };
+        let new = Published {
+            route: encode(&ToActivator::Route(route)).into(),
+            backends: encode(&ToActivator::Backends(backends)).into(),
+        };
+        let old = inner.published.insert(key.clone(), new.clone());
+        if old.as_ref().is_none_or(|old| old.route != new.route) {
+            inner.send(&new.route);
+        }
+        if old.as_ref().is_none_or(|old| old.backends != new.backends) {
+            inner.send(&new.backends);
+        }
+    }
+
+    /// Tells all activators whether this replica holds the lease.
+    pub fn lead(&self, epoch: Option<u64>) {
+        let mut inner = self.inner.lock();
+        inner.epoch = epoch;
+        inner.send(&encode(&ToActivator::Lead { epoch }).into());
+    }
+
+    /// The activators that run now, by pod UID.
+    pub fn set_activators(&self, activators: BTreeMap<String, Activator>) {
+        self.inner.lock().activators = activators;
+    }
+
+    /// Registers a stream to the activator of this pod UID.
+    pub fn open(&self, pod: &str) -> (SessionId, Outgoing) {
+        let id = SessionId(self.next_session.fetch_add(1, Ordering::Relaxed));
+        let (outbox, then) = mpsc::channel(OUTBOX);
+        let mut inner = self.inner.lock();
+        let mut first: Vec<Bytes> = Vec::with_capacity(2 * inner.published.len() + 2);
+        for state in inner.published.values() {
+            first.push(state.route.clone());
+            first.push(state.backends.clone());
+        }
+        first.push(encode(&ToActivator::Synced).into());
+        first.push(encode(&ToActivator::Lead { epoch: inner.epoch }).into());
+        inner.sessions.insert(
+            id,
+            Session {
+                pod: pod.into(),
+                outbox,
+                bound: HashMap::new(),
+            },
+        );
+        (id, Outgoing { first, then })
+    }
+
+    /// Forgets a stream.
+    pub fn close(&self, id: SessionId) {
+        self.inner.lock().sessions.remove(&id);
+    }
+
+    /// An activator listens on a Function's port, or (`None`) could not.
+    pub fn bound(&self, id: SessionId, key: FunctionKey, port: Option<u16>) {
+        if let Some(session) = self.inner.lock().sessions.get_mut(&id) {
+            match port {
+                Some(port) => session.bound.insert(key, port),
+                None => session.bound.remove(&key),
+            };
+        }
+    }
+
+    /// The streams that are open.
+    pub fn sessions(&self) -> BTreeSet<SessionId> {
+        self.inner.lock().sessions.keys().copied().collect()
+    }
+
+    /// Whether an activator takes requests to which no stream is open.
+    pub fn strangers(&self) -> bool {
+        let inner = self.inner.lock();
+        let known: BTreeSet<&str> = inner.sessions.values().map(|s| s.pod.as_str()).collect();
+        inner
+            .activators
+            .iter()
+            .any(|(uid, activator)| activator.ready && !known.contains(uid.as_str()))
+    }
+
+    /// The activators that clients of this Function should be sent to: those that listen on its port, narrowed to its owners.
+    pub fn endpoints(&self, key: &FunctionKey, port: u16) -> Vec<(String, IpAddr)> {
+        let inner = self.inner.lock();
+        let listening = inner
+            .sessions
+            .values()
+            .filter(|s| s.bound.get(key) == Some(&port));
+        let candidates: BTreeMap<&str, &Activator> = listening
+            .filter_map(|s| inner.activators.get(&s.pod))
+            .filter(|a| a.ready)
+            .map(|a| (a.name.as_str(), a))
+            .collect();
+        owners::choose(key, candidates.keys().copied())
+            .into_iter()
+            .filter_map(|name| candidates.get(name).map(|a| (a.name.clone(), a.address)))
+            .collect()
+    }
+}
+
+impl Inner {
+    /// Queues a frame for every activator. A session whose queue is full is dropped here: its stream then ends and is opened anew.
+    fn send(&mut self, frame: &Bytes) {
+        self.sessions.retain(|id, session| {
+            let sent = session.outbox.try_send(frame.clone()).is_ok();
+            if !sent {
+                tracing::warn!(
+                    session = id.0,
+                    pod = session.pod,
+                    "activator fell behind, its control stream is opened anew"
+                );
+            }
+            sent
+        });
+    }
+}

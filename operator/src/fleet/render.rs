@@ -1,0 +1,93 @@
+//! From what is known of a Function to what its activators are told. Pure.
+
+use crds::{
+    control::{Backends, Pod, PodState, RevisionBackends, Route, Weight},
+    names::FunctionKey,
+};
+
+use crate::{
+    observe::{Entry, ObservedPod},
+    scaler::unit::Unit,
+    shape::problem,
+};
+
+/// What activators must know of a Function; `None` while it does not exist or has no port yet.
+pub fn state(
+    key: &FunctionKey,
+    entry: &Entry,
+    unit: &Unit,
+    cluster_domain: &str,
+) -> Option<(Route, Backends)> {
+    let function = entry
+        .function
+        .as_ref()
+        .filter(|f| f.metadata.deletion_timestamp.is_none())?;
+    let port = entry.port()?;
+    let weights = entry.serving().map(|revision| Weight {
+        revision: revision.into(),
+        weight: 100,
+    });
+    let ms = |d: kube::core::Duration| {
+        u64::try_from(std::time::Duration::from(d).as_millis()).unwrap_or(u64::MAX)
+    };
+    let route = Route {
+        function: key.clone(),
+        port,
+        hosts: key.hosts(cluster_domain),
+        weights: weights.into_iter().collect(),
+        cold_start_ms: ms(function.spec.timeouts.cold_start),
+        request_ms: ms(function.spec.timeouts.request),
+    };
+    let revisions = entry
+        .deployments
+        .keys()
+        .filter_map(|revision| backends(entry, unit, revision))
+        .collect();
+    let backends = Backends {
+        function: key.clone(),
+        drain: unit.drain_id(),
+        revisions,
+    };
+    Some((route, backends))
+}
+
+fn backends(entry: &Entry, unit: &Unit, revision: &str) -> Option<RevisionBackends> {
+    let serving = entry.serving_of(revision)?;
+    let deployment = entry.deployments.get(revision)?;
+    let problem = problem::find(deployment, entry.pods_of(revision).map(|p| &p.pod));
+    let pods = entry
+        .pods_of(revision)
+        .filter_map(|p| pod(p, unit))
+        .collect();
+    Some(RevisionBackends {
+        revision: revision.into(),
+        port: serving.port,
+        readiness: serving.readiness,
+        problem: problem.map(|p| p.to_control()),
+        pods,
+    })
+}
+
+fn pod(observed: &ObservedPod, unit: &Unit) -> Option<Pod> {
+    let meta = &observed.pod.metadata;
+    let status = observed.pod.status.as_ref()?;
+    let phase = status.phase.as_deref().unwrap_or_default();
+    if matches!(phase, "Failed" | "Succeeded") {
+        return None;
+    }
+    let uid = meta.uid.clone()?;
+    let state = if meta.deletion_timestamp.is_some() || unit.is_draining(&uid) {
+        PodState::Draining
+    } else if problem::is_ready(&observed.pod) {
+        PodState::Serving
+    } else {
+        PodState::Starting
+    };
+    Some(Pod {
+        name: meta.name.clone()?,
+        address: status.pod_ip.as_deref()?.parse().ok()?,
+        state,
+        startup: unit.startup(observed),
+        uid,
+    })
+}

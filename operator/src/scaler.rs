@@ -1,0 +1,288 @@
+//! The scaler: decides how many pods each Function has, and is the only one that writes counts.
+//!
+//! One task owns all state. It is told of everything that happens, looks at the Function concerned ([`unit::Unit::step`], pure),
+//! starts the writes that follow, and publishes to the activators what they must know.
+
+pub mod targets;
+pub mod unit;
+pub mod write;
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use crds::{
+    control::{ColdStart, ToOperator},
+    names::FunctionKey,
+};
+use runtime::lease::Leadership;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::Instant,
+};
+
+use crate::{
+    events::{Event, Events},
+    fleet::{Fleet, SessionId, render},
+    metrics::Metrics,
+    observe::{Entry, Index},
+    queue::Queue,
+    scaler::{
+        unit::{Surroundings, Unit, Write},
+        write::Writer,
+    },
+};
+
+/// Messages that may wait for the scaler. Senders wait when it is full: they are control streams, whose flow control then holds the activators back.
+pub const INBOX: usize = 4096;
+
+/// What happens to the scaler, besides changes of the index.
+#[derive(Debug)]
+pub enum Message {
+    /// An activator said something.
+    Activator {
+        /// Over which stream.
+        session: SessionId,
+        /// What.
+        frame: ToOperator,
+        /// When it was received.
+        at: Instant,
+    },
+    /// An activator listens, or does not, for a Function.
+    Bound(FunctionKey),
+    /// A stream opened or ended, or an activator's pod changed.
+    SessionsChanged,
+}
+
+/// What the scaler works with.
+#[derive(Clone)]
+pub struct Parts {
+    /// What is known of the cluster.
+    pub index: Arc<Index>,
+    /// The activators.
+    pub fleet: Arc<Fleet>,
+    /// Functions whose entry has changed, or that are to be looked at again.
+    pub changed: Arc<Queue>,
+    /// Functions whose shape is to be reconciled.
+    pub shape: Arc<Queue>,
+    /// Whether this replica leads.
+    pub lead: watch::Receiver<Leadership>,
+    /// Writes counts.
+    pub writer: Writer,
+    /// Events for people.
+    pub events: Events,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// DNS domain of the cluster.
+    pub cluster_domain: String,
+}
+
+struct Scaler {
+    parts: Parts,
+    epoch: Instant,
+    units: HashMap<FunctionKey, Unit>,
+    writes: JoinSet<(FunctionKey, Write, Result<String, ()>)>,
+}
+
+/// Runs until `inbox` is closed.
+pub async fn run(parts: Parts, mut inbox: mpsc::Receiver<Message>) {
+    let mut lead = parts.lead.clone();
+    let changed = parts.changed.clone();
+    let mut scaler = Scaler {
+        parts,
+        epoch: Instant::now(),
+        units: HashMap::new(),
+        writes: JoinSet::new(),
+    };
+    let mut led = None;
+    loop {
+        tokio::select! {
+            // Wakes first.
+            biased;
+            message = inbox.recv() => match message {
+                Some(message) => scaler.handle(message),
+                None => return,
+            },
+            Some(ended) = scaler.writes.join_next() => scaler.write_ended(ended),
+            key = changed.next() => {
+                scaler.step(&key);
+                changed.done(&key);
+            }
+            Ok(()) = lead.changed() => {
+                let epoch = lead.borrow_and_update().epoch(Instant::now());
+                if epoch != led {
+                    led = epoch;
+                    scaler.lead_changed(epoch);
+                }
+            }
+        }
+    }
+}
+
+impl Scaler {
+    fn handle(&mut self, message: Message) {
+        match message {
+            Message::Activator { session, frame, at } => self.heard(session, frame, at),
+            Message::Bound(key) => self.parts.shape.add(&key),
+            Message::SessionsChanged => {
+                let sessions = self.parts.fleet.sessions();
+                self.parts
+                    .metrics
+                    .control_sessions
+                    .set(i64::try_from(sessions.len()).unwrap_or(i64::MAX));
+                self.everything();
+            }
+        }
+    }
+
+    /// Looks at all Functions again, and has their shape reconciled.
+    fn everything(&self) {
+        for key in self.parts.index.keys() {
+            self.parts.changed.add(&key);
+            self.parts.shape.add(&key);
+        }
+    }
+
+    fn lead_changed(&mut self, epoch: Option<u64>) {
+        self.parts.fleet.lead(epoch);
+        self.parts.metrics.leader.set(i64::from(epoch.is_some()));
+        if epoch.is_some() {
+            let now = Instant::now();
+            self.units
+                .values_mut()
+                .for_each(|unit| unit.became_leader(now, self.epoch));
+        }
+        self.everything();
+    }
+
+    fn heard(&mut self, session: SessionId, frame: ToOperator, at: Instant) {
+        match frame {
+            ToOperator::Wake { function, waiting } => {
+                self.unit(&function).woken(session, waiting, at);
+                self.step(&function);
+            }
+            ToOperator::Stats { functions } => {
+                for stats in functions {
+                    let epoch = self.epoch;
+                    let active_at = at
+                        .checked_sub(Duration::from_millis(stats.idle_ms))
+                        .unwrap_or(epoch);
+                    let unit = self.unit(&stats.function);
+                    unit.reported(session, stats.in_flight, stats.queued, active_at, epoch);
+                    self.step(&stats.function);
+                }
+            }
+            ToOperator::Drained { function, drain } => {
+                self.unit(&function).drained(session, drain);
+                self.step(&function);
+            }
+            ToOperator::ColdStart(cold) => self.cold_start(&cold),
+            // The stream itself has dealt with the others.
+            _ => {}
+        }
+    }
+
+    /// Each replica hears of a cold start; the leader tells it.
+    fn cold_start(&self, cold: &ColdStart) {
+        self.parts.metrics.cold_start(&cold.phases);
+        if self.leads(Instant::now()) {
+            self.parts
+                .events
+                .publish(&cold.function, Event::cold_start(cold));
+        }
+    }
+
+    fn leads(&self, now: Instant) -> bool {
+        self.parts.lead.borrow().epoch(now).is_some()
+    }
+
+    fn unit(&mut self, key: &FunctionKey) -> &mut Unit {
+        let epoch = self.epoch;
+        self.units
+            .entry(key.clone())
+            .or_insert_with(|| Unit::new(Instant::now(), epoch))
+    }
+
+    fn step(&mut self, key: &FunctionKey) {
+        let entry = self.parts.index.entry(key);
+        if entry.function.is_none() {
+            self.units.remove(key);
+            self.parts.fleet.publish(key, None);
+            return;
+        }
+        let now = Instant::now();
+        let sessions = self.parts.fleet.sessions();
+        let around = Surroundings {
+            now,
+            epoch: self.epoch,
+            leader: self.leads(now),
+            sessions: &sessions,
+            strangers: self.parts.fleet.strangers(),
+            unix_ms: unix_ms(),
+        };
+        let step = self.unit(key).step(&entry, &around);
+        self.publish(key, &entry);
+        if let Some(again) = step.again {
+            self.parts
+                .changed
+                .add_after(key, again.saturating_duration_since(now));
+        }
+        for write in step.writes {
+            let (writer, key) = (self.parts.writer.clone(), key.clone());
+            self.writes.spawn(async move {
+                let result = writer.write(&key, &write).await;
+                (key, write, result)
+            });
+        }
+    }
+
+    fn publish(&self, key: &FunctionKey, entry: &Entry) {
+        if let Some(unit) = self.units.get(key)
+            && let Some(state) = render::state(key, entry, unit, &self.parts.cluster_domain)
+        {
+            self.parts.fleet.publish(key, Some(state));
+        }
+    }
+
+    fn write_ended(
+        &mut self,
+        ended: Result<(FunctionKey, Write, Result<String, ()>), tokio::task::JoinError>,
+    ) {
+        let (key, write, result) = match ended {
+            Ok(ended) => ended,
+            // A bug; the unit would wait for this write for ever, so the process must not go on in that state.
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        };
+        let now = Instant::now();
+        if result.is_ok() {
+            if let Some(woken) = write.woken {
+                self.parts
+                    .metrics
+                    .wake_to_write
+                    .observe((now - woken).as_secs_f64());
+            }
+            self.parts
+                .metrics
+                .scale_writes
+                .with_label_values(&[write.reason])
+                .inc();
+            if write.to < write.from || write.woken.is_none() {
+                self.parts.events.publish(&key, Event::scaled(&write));
+            }
+        }
+        if let Some(unit) = self.units.get_mut(&key) {
+            unit.write_ended(&write, result, now);
+        }
+        self.step(&key);
+    }
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,309 @@
+use std::sync::Arc;
+
+use crds::function::Function;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
+use serde_json::json;
+
+use super::*;
+use crate::observe::kinds::Indexed;
+
+const A: SessionId = SessionId(1);
+const B: SessionId = SessionId(2);
+
+/// A Function on a cluster that does at once what is written.
+struct World {
+    entry: Entry,
+    unit: Unit,
+    epoch: Instant,
+    now: Instant,
+    leader: bool,
+    strangers: bool,
+    sessions: BTreeSet<SessionId>,
+    version: u64,
+}
+
+impl World {
+    fn new(min: i32) -> Self {
+        let epoch = Instant::now();
+        let function: Function = serde_json::from_value(json!({
+            "apiVersion": "ebb.dev/v1alpha1", "kind": "Function",
+            "metadata": {"name": "hello", "namespace": "shop", "uid": "u", "generation": 1},
+            "spec": {"template": {"spec": {"containers": [{"name": "app", "image": "x:1"}]}}, "scale": {"min": min, "idleAfter": "60s"}},
+        }))
+        .unwrap();
+        let mut entry = Entry::default();
+        Function::put(&mut entry, "hello", function, epoch);
+        let unit = Unit::new(epoch, epoch);
+        let sessions = BTreeSet::from([A, B]);
+        let mut world = Self {
+            entry,
+            unit,
+            epoch,
+            now: epoch,
+            leader: true,
+            strangers: false,
+            sessions,
+            version: 1,
+        };
+        let revision = world.revision();
+        world.deployment(&revision, 0);
+        world
+    }
+
+    fn revision(&self) -> String {
+        self.entry.latest().unwrap().to_owned()
+    }
+
+    fn deployment(&mut self, name: &str, replicas: u32) {
+        self.version += 1;
+        let deployment: Deployment = serde_json::from_value(json!({
+            "metadata": {"name": name, "resourceVersion": self.version.to_string()},
+            "spec": {"replicas": replicas, "selector": {}, "template": {}},
+        }))
+        .unwrap();
+        self.entry
+            .deployments
+            .insert(name.into(), Arc::new(deployment));
+    }
+
+    fn pod(&mut self, name: &str) {
+        let revision = self.revision();
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": name, "uid": name, "labels": {"ebb.dev/revision": revision}},
+            "spec": {"containers": [], "nodeName": "n"},
+            "status": {"podIP": "10.0.0.1", "phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
+        }))
+        .unwrap();
+        Pod::put(&mut self.entry, name, pod, self.now);
+    }
+
+    fn after(&mut self, seconds: f64) -> &mut Self {
+        self.now += Duration::from_secs_f64(seconds);
+        self
+    }
+
+    fn step(&mut self) -> Vec<(u32, u32)> {
+        self.writes().iter().map(|w| (w.from, w.to)).collect()
+    }
+
+    fn writes(&mut self) -> Vec<Write> {
+        let around = Surroundings {
+            now: self.now,
+            epoch: self.epoch,
+            leader: self.leader,
+            sessions: &self.sessions,
+            strangers: self.strangers,
+            unix_ms: 1_000_000,
+        };
+        self.unit.step(&self.entry, &around).writes
+    }
+
+    /// The API server has answered the write, and the watch has shown it.
+    fn written(&mut self, write: &Write) {
+        let revision = write.revision.clone();
+        self.deployment(&revision, write.to);
+        self.unit
+            .write_ended(write, Ok(self.version.to_string()), self.now);
+    }
+
+    /// From zero to one ready pod.
+    fn warm(&mut self) {
+        self.unit.woken(A, 1, self.now);
+        let writes = self.writes();
+        self.written(&writes[0]);
+        self.pod("p1");
+        self.report(A, 0, 0.0);
+    }
+
+    fn report(&mut self, session: SessionId, in_flight: u32, idle: f64) {
+        let at = self.now - Duration::from_secs_f64(idle);
+        self.unit.reported(session, in_flight, 0, at, self.epoch);
+    }
+
+    fn drain_is_acknowledged_by(&mut self, session: SessionId) {
+        let id = self.unit.drain_id();
+        self.unit.drained(session, id);
+    }
+}
+
+#[test]
+fn any_number_of_wakes_is_one_write() {
+    let mut world = World::new(0);
+    assert_eq!(world.step(), []);
+    for _ in 0..500 {
+        world.unit.woken(A, 1, world.now);
+        world.unit.woken(B, 1, world.now);
+    }
+    let writes = world.writes();
+    assert_eq!(
+        writes.iter().map(|w| (w.from, w.to)).collect::<Vec<_>>(),
+        [(0, 1)]
+    );
+    assert_eq!(world.step(), [], "the write is under way");
+    // The answer may come before the watch shows the change …
+    world
+        .unit
+        .write_ended(&writes[0], Ok("99".into()), world.now);
+    assert_eq!(world.step(), []);
+    // … and an older state may still come from it.
+    let revision = world.revision();
+    world.deployment(&revision, 0);
+    assert_eq!(world.step(), []);
+}
+
+#[test]
+fn a_failed_write_is_tried_again_later() {
+    let mut world = World::new(0);
+    world.unit.woken(A, 1, world.now);
+    let writes = world.writes();
+    world.unit.write_ended(&writes[0], Err(()), world.now);
+    assert_eq!(world.step(), []);
+    assert_eq!(world.after(0.2).step(), [(0, 1)]);
+}
+
+#[test]
+fn goes_to_zero_only_when_every_activator_has_drained() {
+    let mut world = World::new(0);
+    world.warm();
+    assert_eq!(world.after(59.0).step(), []);
+    assert_eq!(world.unit.drain_id(), 0);
+    assert_eq!(world.after(2.0).step(), [], "the drain has only begun");
+    assert!(world.unit.is_draining("p1"));
+    world.drain_is_acknowledged_by(A);
+    assert_eq!(world.step(), []);
+    world.drain_is_acknowledged_by(B);
+    assert_eq!(world.step(), [(1, 0)]);
+    assert!(
+        world.unit.is_draining("p1"),
+        "nothing may be sent to a pod that is on its way out"
+    );
+}
+
+#[test]
+fn an_activator_without_a_stream_holds_the_drain_up() {
+    let mut world = World::new(0);
+    world.warm();
+    world.strangers = true;
+    world.after(61.0).step();
+    world.drain_is_acknowledged_by(A);
+    world.drain_is_acknowledged_by(B);
+    assert_eq!(world.step(), []);
+    world.strangers = false;
+    assert_eq!(world.step(), [(1, 0)]);
+}
+
+#[test]
+fn a_request_during_a_drain_cancels_it() {
+    let mut world = World::new(0);
+    world.warm();
+    world.after(61.0).step();
+    world.drain_is_acknowledged_by(A);
+    let cancelled = world.unit.drain_id();
+    world.unit.woken(B, 1, world.now);
+    assert_eq!(world.step(), []);
+    assert!(!world.unit.is_draining("p1"));
+    // The next drain is another one: late answers to the first do not count.
+    world.report(B, 0, 0.0);
+    world.after(61.0).step();
+    assert!(world.unit.drain_id() > cancelled);
+    world.unit.drained(A, cancelled);
+    world.unit.drained(B, cancelled);
+    assert_eq!(world.step(), []);
+}
+
+#[test]
+fn a_wake_after_the_write_to_zero_waits_until_the_pods_have_gone() {
+    let mut world = World::new(0);
+    world.warm();
+    world.after(61.0).step();
+    world.drain_is_acknowledged_by(A);
+    world.drain_is_acknowledged_by(B);
+    let writes = world.writes();
+    world.written(&writes[0]);
+    world.unit.woken(A, 1, world.now);
+    assert_eq!(
+        world.step(),
+        [],
+        "Kubernetes has not deleted the pod yet: a count of 1 now would keep it"
+    );
+    world.entry.pods.clear();
+    assert_eq!(world.step(), [(0, 1)]);
+}
+
+#[test]
+fn a_pod_that_stays_after_all_is_used_again() {
+    let mut world = World::new(0);
+    world.warm();
+    world.after(61.0).step();
+    world.drain_is_acknowledged_by(A);
+    world.drain_is_acknowledged_by(B);
+    let writes = world.writes();
+    world.written(&writes[0]);
+    world.unit.woken(A, 1, world.now);
+    assert_eq!(world.after(11.0).step(), [(0, 1)]);
+    assert!(!world.unit.is_draining("p1"));
+}
+
+#[test]
+fn a_follower_only_wakes_and_only_after_the_leader_had_its_chance() {
+    let mut world = World::new(1);
+    world.leader = false;
+    assert_eq!(world.step(), [], "scale.min is the leader's");
+    world.unit.woken(A, 1, world.now);
+    assert_eq!(world.step(), []);
+    assert_eq!(world.after(1.1).step(), [(0, 1)]);
+    let mut idle = World::new(0);
+    idle.warm();
+    idle.leader = false;
+    idle.after(120.0).step();
+    assert_eq!(idle.unit.drain_id(), 0, "followers never drain");
+}
+
+#[test]
+fn a_new_leader_does_not_take_the_idle_time_before_its_term_for_idle() {
+    let mut world = World::new(0);
+    world.warm();
+    world.after(300.0);
+    world.unit.became_leader(world.now, world.epoch);
+    world.step();
+    assert_eq!(world.unit.drain_id(), 0);
+    world.after(61.0).step();
+    assert_ne!(world.unit.drain_id(), 0);
+}
+
+#[test]
+fn scaling_down_to_min_takes_the_youngest_pods() {
+    let mut world = World::new(1);
+    let revision = world.revision();
+    world.deployment(&revision, 3);
+    for name in ["p1", "p2", "p3"] {
+        world.pod(name);
+    }
+    world.after(61.0).step();
+    assert_eq!(
+        ["p1", "p2", "p3"].map(|p| world.unit.is_draining(p)),
+        [false, true, true]
+    );
+    world.drain_is_acknowledged_by(A);
+    world.drain_is_acknowledged_by(B);
+    let writes = world.writes();
+    assert_eq!((writes[0].from, writes[0].to), (3, 1));
+    assert_eq!(writes[0].victims, ["p2", "p3"]);
+}
+
+#[test]
+fn startup_times_count_from_the_wake() {
+    let mut world = World::new(0);
+    world.unit.woken(A, 1, world.now);
+    let writes = world.writes();
+    world.after(0.003);
+    world.written(&writes[0]);
+    world.step();
+    world.after(0.2);
+    world.pod("p1");
+    let startup = world.unit.startup(&world.entry.pods["p1"]).unwrap();
+    assert_eq!(
+        (startup.scaled_us, startup.scheduled_us, startup.started_us),
+        (3_000, 203_000, 203_000)
+    );
+}

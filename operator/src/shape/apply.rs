@@ -1,0 +1,279 @@
+//! Applies children by server-side apply, and only when they differ from what is wanted.
+
+use std::{
+    collections::{HashMap, hash_map::DefaultHasher},
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
+
+use crds::names::{FIELD_MANAGER_SCALE, FIELD_MANAGER_SHAPE, FunctionKey};
+use k8s_openapi::{
+    NamespaceResourceScope, api::apps::v1::Deployment,
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{
+    Api, Client, Resource,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+};
+use parking_lot::Mutex;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use crate::observe::Entry;
+
+/// Applies children.
+#[derive(Clone)]
+pub struct Applier {
+    client: Client,
+    /// What was last applied and the version that it gave, by kind and name: Kubernetes may write a value in other words (`1000m` as `1`), and
+    /// then what is wanted never equals what is there.
+    applied: Arc<Mutex<HashMap<String, (u64, String)>>>,
+}
+
+/// What an apply did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was as wanted.
+    Unchanged,
+    /// It did not exist.
+    Created,
+    /// Somebody, or a new version of Ebb, had made it differ.
+    Restored,
+}
+
+impl Applier {
+    /// An applier over this client.
+    pub fn new(client: Client) -> Self {
+        Self {
+            client,
+            applied: Arc::default(),
+        }
+    }
+
+    /// Applies a revision's Deployment, whose count belongs to the scaler: it is created with none, then the scaler's field manager claims
+    /// the field, and from then on this manager leaves it out.
+    ///
+    /// # Errors
+    /// The API server's.
+    pub async fn deployment(
+        &self,
+        key: &FunctionKey,
+        entry: &Entry,
+        mut wanted: Value,
+    ) -> kube::Result<Outcome> {
+        let name = wanted["metadata"]["name"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        let Some(observed) = entry.deployments.get(&name) else {
+            wanted["spec"]["replicas"] = json!(0);
+            self.patch::<Deployment>(key, &wanted).await?;
+            self.claim(key, &name, 0).await?;
+            return Ok(Outcome::Created);
+        };
+        let claimed = observed
+            .metadata
+            .managed_fields
+            .as_ref()
+            .is_some_and(|f| !f.is_empty());
+        if !claimed {
+            let replicas = observed.spec.as_ref().and_then(|s| s.replicas).unwrap_or(0);
+            self.claim(key, &name, replicas).await?;
+        }
+        self.apply(key, Some(observed.as_ref()), &wanted).await
+    }
+
+    /// Applies the Service.
+    ///
+    /// # Errors
+    /// The API server's.
+    pub async fn service(
+        &self,
+        key: &FunctionKey,
+        entry: &Entry,
+        wanted: Value,
+    ) -> kube::Result<Outcome> {
+        self.apply(key, entry.own_service(), &wanted).await
+    }
+
+    /// Applies the EndpointSlice.
+    ///
+    /// # Errors
+    /// The API server's.
+    pub async fn slice(
+        &self,
+        key: &FunctionKey,
+        entry: &Entry,
+        wanted: Value,
+    ) -> kube::Result<Outcome> {
+        self.apply(key, entry.slice.as_deref(), &wanted).await
+    }
+
+    /// Deletes the Deployment of a former revision, if it still is the one that was seen.
+    ///
+    /// # Errors
+    /// The API server's, except that it is gone already.
+    pub async fn delete_deployment(
+        &self,
+        key: &FunctionKey,
+        entry: &Entry,
+        name: &str,
+    ) -> kube::Result<()> {
+        let Some(observed) = entry.deployments.get(name) else {
+            return Ok(());
+        };
+        let seen = Preconditions {
+            uid: observed.metadata.uid.clone(),
+            resource_version: observed.metadata.resource_version.clone(),
+        };
+        let api: Api<Deployment> = Api::namespaced(self.client.clone(), &key.namespace);
+        let params = DeleteParams {
+            preconditions: Some(seen),
+            ..DeleteParams::background()
+        };
+        match api.delete(name, &params).await {
+            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {
+                Ok(())
+            }
+            other => other.map(drop),
+        }
+    }
+
+    async fn apply<K>(
+        &self,
+        key: &FunctionKey,
+        observed: Option<&K>,
+        wanted: &Value,
+    ) -> kube::Result<Outcome>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Serialize
+            + DeserializeOwned
+            + Clone
+            + std::fmt::Debug,
+    {
+        let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
+        let place = format!("{}/{}/{name}", K::kind(&()), key.namespace);
+        let hash = hash(wanted);
+        if let Some(observed) = observed {
+            let known = self.applied.lock().get(&place).cloned();
+            if known == Some((hash, version(observed.meta()))) {
+                return Ok(Outcome::Unchanged);
+            }
+            // An object that cannot be written as JSON is applied, and that tells why.
+            if serde_json::to_value(observed).is_ok_and(|observed| covers(wanted, &observed)) {
+                return Ok(Outcome::Unchanged);
+            }
+        }
+        let object: K = self.patch(key, wanted).await?;
+        self.applied
+            .lock()
+            .insert(place, (hash, version(object.meta())));
+        Ok(if observed.is_some() {
+            Outcome::Restored
+        } else {
+            Outcome::Created
+        })
+    }
+
+    async fn patch<K>(&self, key: &FunctionKey, wanted: &Value) -> kube::Result<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + DeserializeOwned
+            + Clone
+            + std::fmt::Debug,
+    {
+        let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
+        let api: Api<K> = Api::namespaced(self.client.clone(), &key.namespace);
+        // Forced: these objects are ours, and what somebody else set on our fields is put back.
+        api.patch(
+            name,
+            &PatchParams::apply(FIELD_MANAGER_SHAPE).force(),
+            &Patch::Apply(wanted),
+        )
+        .await
+    }
+
+    /// Makes the scaler own the count. Not forced: if the count has changed since it was seen, the next reconcile sees that.
+    async fn claim(&self, key: &FunctionKey, name: &str, replicas: i32) -> kube::Result<()> {
+        let api: Api<Deployment> = Api::namespaced(self.client.clone(), &key.namespace);
+        let claim = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": {"replicas": replicas}});
+        api.patch(
+            name,
+            &PatchParams::apply(FIELD_MANAGER_SCALE),
+            &Patch::Apply(claim),
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Forgets what was applied for a Function that is gone.
+    pub fn forget(&self, key: &FunctionKey) {
+        let (service, slice) = (format!("Service/{key}"), format!("EndpointSlice/{key}"));
+        let deployments = format!("Deployment/{key}-");
+        self.applied.lock().retain(|place, _| {
+            *place != service && *place != slice && !place.starts_with(&deployments)
+        });
+    }
+}
+
+fn hash(value: &Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.to_string().hash(&mut hasher);
+    hasher.finish()
+}
+
+/// What changes when the object's spec or metadata does: the generation where there is one, since a Deployment's resource version changes with its status.
+fn version(meta: &ObjectMeta) -> String {
+    match meta.generation {
+        Some(generation) => format!("{}/{generation}", meta.uid.as_deref().unwrap_or_default()),
+        None => meta.resource_version.clone().unwrap_or_default(),
+    }
+}
+
+/// Whether `there` has everything that is `wanted`; what it has besides (defaults, others' fields) does not matter. Lists must be of one length.
+fn covers(wanted: &Value, there: &Value) -> bool {
+    match (wanted, there) {
+        (Value::Object(wanted), Value::Object(there)) => {
+            wanted.iter().all(|(key, value)| match there.get(key) {
+                Some(there) => covers(value, there),
+                None => is_empty(value),
+            })
+        }
+        (Value::Array(wanted), Value::Array(there)) => {
+            wanted.len() == there.len()
+                && wanted
+                    .iter()
+                    .zip(there)
+                    .all(|(wanted, there)| covers(wanted, there))
+        }
+        (wanted, there) => wanted == there,
+    }
+}
+
+/// Kubernetes leaves out what is empty.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(map) => map.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn covers_ignores_what_others_add_but_not_what_they_change() {
+        let wanted = json!({"metadata": {"labels": {"a": "1"}}, "spec": {"list": [{"x": 1}], "endpoints": []}});
+        let there = json!({"metadata": {"labels": {"a": "1", "b": "2"}}, "spec": {"list": [{"x": 1, "y": 2}], "more": 3}});
+        assert!(covers(&wanted, &there));
+        let changed = json!({"metadata": {"labels": {"a": "2"}}, "spec": {"list": [{"x": 1}]}});
+        assert!(!covers(&wanted, &changed));
+        let longer =
+            json!({"metadata": {"labels": {"a": "1"}}, "spec": {"list": [{"x": 1}, {"x": 2}]}});
+        assert!(!covers(&wanted, &longer));
+    }
+}

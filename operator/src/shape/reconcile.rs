@@ -1,0 +1,286 @@
+//! Reconciling one Function, and the workers that do it.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crds::{
+    conditions::{ConditionType, Reason, Verdict},
+    function::{Function, FunctionStatus},
+    names::FunctionKey,
+};
+use k8s_openapi::jiff::Timestamp;
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+};
+use parking_lot::Mutex;
+use runtime::lease::Leadership;
+use serde_json::json;
+use tokio::sync::watch;
+
+use crate::{
+    events::{Event, Events},
+    fleet::Fleet,
+    metrics::Metrics,
+    observe::{Entry, Index},
+    queue::Queue,
+    shape::{
+        apply::{Applier, Outcome},
+        build,
+        ports::Ports,
+        rollout,
+        status::{self, Findings},
+        validate::Plan,
+    },
+};
+
+/// Functions reconciled at once.
+pub const WORKERS: usize = 8;
+
+/// First and longest wait after a failure.
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// What reconciling works with.
+pub struct Context {
+    /// What is known of the cluster.
+    pub index: Arc<Index>,
+    /// The activators.
+    pub fleet: Arc<Fleet>,
+    /// Functions to be reconciled.
+    pub queue: Arc<Queue>,
+    /// Whether this replica leads; only the leader writes.
+    pub lead: watch::Receiver<Leadership>,
+    /// The API server, for the status.
+    pub client: Client,
+    /// The API server, for children.
+    pub applier: Applier,
+    /// Ports of Functions on the activators.
+    pub ports: Ports,
+    /// Events for people.
+    pub events: Events,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// DNS domain of the cluster.
+    pub cluster_domain: String,
+    /// Failures in a row, by Function.
+    pub failures: Mutex<HashMap<FunctionKey, u32>>,
+}
+
+/// Works on the queue for ever.
+pub async fn work(ctx: Arc<Context>) {
+    loop {
+        let key = ctx.queue.next().await;
+        let leads = ctx
+            .lead
+            .borrow()
+            .epoch(tokio::time::Instant::now())
+            .is_some();
+        if leads {
+            let started = Instant::now();
+            let result = reconcile(&ctx, &key).await;
+            ctx.metrics.reconciled(result.is_ok(), started.elapsed());
+            retry(&ctx, &key, result);
+        }
+        ctx.queue.done(&key);
+    }
+}
+
+fn retry(ctx: &Context, key: &FunctionKey, result: kube::Result<()>) {
+    let mut failures = ctx.failures.lock();
+    let Err(error) = result else {
+        failures.remove(key);
+        return;
+    };
+    let count = failures.entry(key.clone()).or_default();
+    let wait = (RETRY_FIRST * 2u32.saturating_pow((*count).min(12))).min(RETRY_MAX);
+    *count += 1;
+    tracing::warn!(function = %key, %error, retry_in = ?wait, "reconcile failed");
+    ctx.queue
+        .add_after(key, wait.mul_f64(0.75 + 0.5 * fastrand::f64()));
+}
+
+/// Observe, validate, build, apply, status.
+async fn reconcile(ctx: &Context, key: &FunctionKey) -> kube::Result<()> {
+    // Observe; the plan in the entry is the validated Function.
+    let entry = ctx.index.entry(key);
+    let Some(function) = entry.function.clone() else {
+        ctx.applier.forget(key);
+        return Ok(());
+    };
+    if function.metadata.deletion_timestamp.is_some() {
+        return Ok(());
+    }
+    let mut findings = Findings {
+        serving: rollout::serving(&entry),
+        ..Findings::default()
+    };
+    // Build and apply.
+    match entry.plan.as_deref() {
+        Some(Ok(plan)) => findings.invalid = revision(ctx, &entry, plan).await?,
+        Some(Err(invalid)) => findings.invalid = Some(invalid.to_string()),
+        None => {}
+    }
+    route(ctx, key, &entry, &mut findings).await?;
+    for name in rollout::finished(&entry) {
+        ctx.applier.delete_deployment(key, &entry, &name).await?;
+    }
+    // Status.
+    let wanted = status::of(
+        key,
+        &entry,
+        &findings,
+        &ctx.cluster_domain,
+        Timestamp::now(),
+    );
+    write_status(ctx, key, &entry, &function, wanted).await
+}
+
+/// Applies the latest revision's Deployment. `Some`: the API server refuses it, with its words; that is the owner's to mend, not ours to retry.
+async fn revision(ctx: &Context, entry: &Entry, plan: &Plan) -> kube::Result<Option<String>> {
+    let known =
+        status_of(entry).is_some_and(|s| s.latest_revision.as_deref() == Some(&plan.revision));
+    match ctx
+        .applier
+        .deployment(&plan.key, entry, build::deployment(plan))
+        .await
+    {
+        Ok(outcome) => {
+            if outcome == Outcome::Restored || (outcome == Outcome::Created && known) {
+                ctx.events.publish(
+                    &plan.key,
+                    Event::restored(&format!("Deployment {}", plan.revision)),
+                );
+            }
+            Ok(None)
+        }
+        Err(kube::Error::Api(refused)) if refused.is_invalid() || refused.is_forbidden() => {
+            Ok(Some(refused.message.clone()))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Applies Service and slice, so that clients reach the activators that listen.
+async fn route(
+    ctx: &Context,
+    key: &FunctionKey,
+    entry: &Entry,
+    findings: &mut Findings,
+) -> kube::Result<()> {
+    let uid = entry
+        .function
+        .as_ref()
+        .and_then(|f| f.metadata.uid.clone())
+        .unwrap_or_default();
+    if entry.service.is_some() && entry.own_service().is_none() {
+        findings.route = Some(conflict(key));
+        return Ok(());
+    }
+    let Some(port) = ctx.ports.of(key, &ctx.index) else {
+        let message = "all ports for Functions are taken: this installation has as many Functions as it can serve";
+        findings.route = Some(Verdict::no(Reason::NoPortLeft, message));
+        return Ok(());
+    };
+    let known = status_of(entry).is_some_and(|s| s.observed_generation.is_some());
+    match ctx
+        .applier
+        .service(key, entry, build::service(key, &uid, port))
+        .await
+    {
+        Ok(Outcome::Restored) => ctx.events.publish(key, Event::restored("the Service")),
+        Ok(Outcome::Created) if known => ctx.events.publish(key, Event::restored("the Service")),
+        Ok(_) => {}
+        Err(error) => return Err(error),
+    }
+    let activators = ctx.fleet.endpoints(key, port);
+    findings.activators = activators.len();
+    ctx.applier
+        .slice(key, entry, build::slice(key, &uid, port, &activators))
+        .await?;
+    Ok(())
+}
+
+fn conflict(key: &FunctionKey) -> Verdict {
+    let name = &key.name;
+    let message = format!(
+        "a Service {name} exists that does not belong to this Function: rename the Function or delete the Service"
+    );
+    Verdict::no(Reason::ServiceConflict, message)
+}
+
+fn status_of(entry: &Entry) -> Option<&FunctionStatus> {
+    entry.function.as_ref()?.status.as_ref()
+}
+
+/// Writes the status if it says something new, and tells people what has changed.
+async fn write_status(
+    ctx: &Context,
+    key: &FunctionKey,
+    entry: &Entry,
+    function: &Function,
+    wanted: FunctionStatus,
+) -> kube::Result<()> {
+    if function.status.as_ref() == Some(&wanted) {
+        return Ok(());
+    }
+    let api: Api<Function> = Api::namespaced(ctx.client.clone(), &key.namespace);
+    let version = function.metadata.resource_version.clone();
+    // With the version that it was decided on: a status must not speak of a Function that has changed meanwhile.
+    let patch = json!({"metadata": {"resourceVersion": version}, "status": wanted});
+    match api
+        .patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch))
+        .await
+    {
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => {
+            // The watch brings what is new.
+            ctx.queue.add_after(key, RETRY_FIRST);
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    }
+    tell(ctx, key, entry, function.status.as_ref(), &wanted);
+    Ok(())
+}
+
+fn tell(
+    ctx: &Context,
+    key: &FunctionKey,
+    entry: &Entry,
+    before: Option<&FunctionStatus>,
+    after: &FunctionStatus,
+) {
+    let (old, new) = (
+        before.and_then(|b| b.serving_revision.as_deref()),
+        after.serving_revision.as_deref(),
+    );
+    if let (Some(old), Some(new)) = (old, new)
+        && old != new
+    {
+        ctx.events.publish(key, Event::moved(old, new));
+    }
+    for kind in [ConditionType::RevisionReady, ConditionType::Routed] {
+        let Some(condition) = status::find(&after.conditions, kind).filter(|c| c.status == "False")
+        else {
+            continue;
+        };
+        let known = before.and_then(|b| status::find(&b.conditions, kind));
+        if known.is_some_and(|k| k.status == "False" && k.reason == condition.reason) {
+            continue;
+        }
+        let event = match (kind, status::problem(entry)) {
+            (ConditionType::RevisionReady, Some(problem)) => Event::problem(&problem),
+            (ConditionType::RevisionReady, None) => {
+                Event::warning(Reason::InvalidTemplate, condition.message.clone())
+            }
+            // A new Function is not routed for a moment; that is nothing to warn of.
+            _ if before.is_none() || condition.reason == Reason::NoActivator.as_str() => continue,
+            _ => Event::warning(Reason::ServiceConflict, condition.message.clone()),
+        };
+        ctx.events.publish(key, event);
+    }
+}
