@@ -1,1 +1,169 @@
-//! x
+//! The activator: a reverse proxy that holds requests while pods start.
+//!
+//! It never speaks to Kubernetes. What it serves, and where, operators tell it over control streams ([`crds::control`]); what it sees, it tells them.
+//!
+//! A request comes in through `serve`, is routed by `proxy`, waits in `hold` for a slot of its Function's `throttle::Gate`, is brought
+//! to a pod by `exchange`, and occupies the slot until its answer's `body` has ended.
+
+mod answer;
+mod args;
+mod body;
+mod client;
+mod control;
+mod exchange;
+mod follow;
+mod function;
+mod functions;
+mod headers;
+mod hold;
+mod metrics;
+mod operators;
+mod pod;
+mod pool;
+mod ports;
+mod probe;
+mod proxy;
+mod serve;
+mod stats;
+mod timing;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::Context as _;
+use prometheus::Registry;
+use runtime::{
+    admin,
+    readiness::Readiness,
+    shutdown::{self, Drained},
+    telemetry,
+};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use crate::args::Args;
+use crate::{
+    control::Control, follow::Follower, functions::Functions, metrics::Metrics,
+    operators::Operators, ports::Ports, proxy::Entry, proxy::Proxy, serve::Server,
+};
+
+/// Runs the activator until a signal asks it to end, and then until its requests have ended.
+///
+/// # Errors
+/// If it cannot start.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    telemetry::init(&args.telemetry)?;
+    let asked = shutdown::on_signal()?;
+    let activator = Activator::start(args)?;
+    asked.cancelled().await;
+    activator.shut_down().await;
+    Ok(())
+}
+
+/// A running activator.
+pub struct Activator {
+    /// Where requests to all Functions arrive.
+    pub gateway: SocketAddr,
+    /// Where operators connect.
+    pub control: SocketAddr,
+    /// Where probes and metrics are.
+    pub admin: SocketAddr,
+    args: Args,
+    readiness: Readiness,
+    server: Arc<Server>,
+    /// What serves requests indirectly, and therefore ends last: control streams, reports, the admin endpoint.
+    background: TaskTracker,
+    stop_background: CancellationToken,
+}
+
+impl Activator {
+    /// Starts an activator. Call it inside a tokio runtime.
+    ///
+    /// # Errors
+    /// If a port cannot be opened.
+    pub fn start(args: Args) -> anyhow::Result<Self> {
+        let gateway = bind("gateway", args.gateway_listen)?;
+        let control = bind("control", args.control_listen)?;
+        let admin = bind("admin", args.admin_listen)?;
+        let addresses = (
+            gateway.local_addr()?,
+            control.local_addr()?,
+            admin.local_addr()?,
+        );
+
+        let registry = Registry::new();
+        let metrics = Arc::new(Metrics::new(&registry)?);
+        let readiness = Readiness::default();
+        let operators = Arc::new(Operators::default());
+        let functions = Arc::new(Functions::new(
+            args.max_held_per_function,
+            Arc::clone(&operators),
+            Arc::clone(&metrics),
+        ));
+        let proxy = Arc::new(Proxy::new(Arc::clone(&functions), Arc::clone(&metrics)));
+        let server = Server::new(proxy, Arc::clone(&metrics), args.max_connections);
+        let server = Arc::new(server);
+        let stop_background = CancellationToken::new();
+        let ports = Ports::new(
+            args.function_listen_ip,
+            Arc::clone(&server),
+            Arc::clone(&operators),
+        );
+        let control_streams = Arc::new(Control {
+            follower: Follower::new(Arc::clone(&functions), ports, readiness.guard("control")),
+            operators: Arc::clone(&operators),
+            metrics,
+            token_file: args.control_token_file.clone(),
+            name: args.pod_name.clone(),
+            stop: stop_background.clone(),
+        });
+
+        let accepting = serve::accept(gateway, Entry::Gateway, Arc::clone(&server));
+        server.listeners.spawn(accepting);
+        let background = TaskTracker::new();
+        background.spawn(control::serve(control, control_streams));
+        let (ready, stop) = (readiness.clone(), stop_background.clone());
+        background.spawn(admin::serve(admin, ready, registry, stop));
+        let (reports, stop) = (stats::run(functions, operators), stop_background.clone());
+        background.spawn(async move { stop.run_until_cancelled(reports).await });
+        tracing::info!(
+            gateway = %addresses.0,
+            control = %addresses.1,
+            admin = %addresses.2,
+            "activator started"
+        );
+        Ok(Self {
+            gateway: addresses.0,
+            control: addresses.1,
+            admin: addresses.2,
+            args,
+            readiness,
+            server,
+            background,
+            stop_background,
+        })
+    }
+
+    /// Ends without losing a request: unready at once, but serving on while others still send here; then no new connections; then,
+    /// when the last request has ended, the control streams, because until then pods may have to be woken.
+    pub async fn shut_down(self) {
+        // Never dropped: it does not become ready again.
+        std::mem::forget(self.readiness.guard("shutting down"));
+        self.server.proxy.leave();
+        tokio::time::sleep(self.args.drain_delay).await;
+        self.server.stop.cancel();
+        self.server.listeners.close();
+        self.server.listeners.wait().await;
+        let (connections, force) = (&self.server.connections, &self.server.force);
+        match shutdown::drain(connections, self.args.drain_timeout, force).await {
+            Drained::Finished => tracing::info!("every request has ended"),
+            Drained::Forced => tracing::warn!("requests were cut off at the drain timeout"),
+        }
+        self.stop_background.cancel();
+        self.background.close();
+        self.background.wait().await;
+    }
+}
+
+fn bind(name: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    serve::bind(address).with_context(|| format!("cannot listen on {address} ({name})"))
+}

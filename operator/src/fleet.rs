@@ -130,8 +130,9 @@ impl Fleet {
             first.push(state.route.clone());
             first.push(state.backends.clone());
         }
-        first.push(encode(&ToActivator::Synced).into());
+        // Before `Synced`, so that an activator never follows this replica for a moment and then another.
         first.push(encode(&ToActivator::Lead { epoch: inner.epoch }).into());
+        first.push(encode(&ToActivator::Synced).into());
         inner.sessions.insert(
             id,
             Session {

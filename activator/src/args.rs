@@ -1,0 +1,74 @@
+//! The activator's flags; each can also be set by its environment variable.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+/// Ebb's activator: a reverse proxy that holds requests while pods start.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(version)]
+pub struct Args {
+    /// Where requests to all Functions arrive; their Host chooses the Function.
+    #[arg(long, env = "EBB_GATEWAY_LISTEN", default_value = "0.0.0.0:8080")]
+    pub gateway_listen: SocketAddr,
+    /// Where operators open their control streams (HTTP/2 without TLS).
+    #[arg(long, env = "EBB_CONTROL_LISTEN", default_value = "0.0.0.0:8901")]
+    pub control_listen: SocketAddr,
+    /// Where /livez, /readyz and /metrics are.
+    #[arg(long, env = "EBB_ADMIN_LISTEN", default_value = "0.0.0.0:8902")]
+    pub admin_listen: SocketAddr,
+    /// The address on which the single Functions' ports are opened.
+    #[arg(long, env = "EBB_FUNCTION_LISTEN_IP", default_value = "0.0.0.0")]
+    pub function_listen_ip: IpAddr,
+    /// File with the token that operators must present. It is read again for each stream, so it can be replaced at any time.
+    #[arg(long, env = "EBB_CONTROL_TOKEN_FILE")]
+    pub control_token_file: PathBuf,
+    /// Name of this pod, by which operators know it.
+    #[arg(long, env = "POD_NAME")]
+    pub pod_name: String,
+    /// Most requests of one Function that wait for a pod; more are answered 503.
+    #[arg(long, env = "EBB_MAX_HELD_PER_FUNCTION", default_value_t = 10_000)]
+    pub max_held_per_function: usize,
+    /// Most client connections; more are closed at once. Keep it below half of the limit of open files: a request may need two.
+    #[arg(long, env = "EBB_MAX_CONNECTIONS", default_value_t = 65_536)]
+    pub max_connections: usize,
+    /// Seconds after SIGTERM during which new connections are still taken: so long can it take until every node's
+    /// kube-proxy has heard that this pod is not ready and sends no more.
+    #[arg(long, env = "EBB_DRAIN_DELAY", default_value = "3", value_parser = seconds)]
+    pub drain_delay: Duration,
+    /// Seconds after the delay within which requests must end; then their connections are closed. The pod's
+    /// terminationGracePeriodSeconds must be longer than both together.
+    #[arg(long, env = "EBB_DRAIN_TIMEOUT", default_value = "300", value_parser = seconds)]
+    pub drain_timeout: Duration,
+    /// Logging.
+    #[command(flatten)]
+    pub telemetry: runtime::telemetry::Args,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::*;
+
+    #[test]
+    fn flags_are_consistent_and_have_defaults() {
+        Args::command().debug_assert();
+        let args = Args::parse_from([
+            "activator",
+            "--control-token-file=/token",
+            "--pod-name=a-0",
+            "--drain-delay=0.5",
+        ]);
+        assert_eq!(args.drain_delay, Duration::from_millis(500));
+        assert_eq!(args.gateway_listen.port(), 8080);
+        assert!(seconds("-1").is_err() && seconds("x").is_err());
+    }
+}

@@ -1,0 +1,265 @@
+//! The bodies that go to pods and to clients.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use throttle::Slot;
+use tokio::time::{Instant, Sleep};
+
+use crate::{
+    client::Deadline,
+    metrics::{Metrics, Raised},
+    pod::Pod,
+    pool::Sender,
+};
+
+/// A request's body on its way to a pod.
+#[derive(Debug)]
+pub(crate) enum Upload {
+    /// None. Unlike a stream it can be sent again.
+    Empty,
+    /// As it comes from the client.
+    Stream(Incoming),
+}
+
+impl From<Incoming> for Upload {
+    fn from(body: Incoming) -> Self {
+        if body.is_end_stream() {
+            Self::Empty
+        } else {
+            Self::Stream(body)
+        }
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Stream(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Stream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Stream(body) => body.size_hint(),
+        }
+    }
+}
+
+/// What a request occupies while it is in a pod. Given back when the answer's body has ended or is dropped.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    slot: Slot<Arc<Pod>>,
+    /// The connection that the answer comes on; it goes back to the pool if the answer comes to its end.
+    connection: Sender,
+    metrics: Arc<Metrics>,
+    began: Instant,
+    /// The gauge of requests in pods.
+    in_flight: Raised,
+}
+
+impl Flight {
+    pub(crate) fn new(
+        slot: Slot<Arc<Pod>>,
+        connection: Sender,
+        metrics: &Arc<Metrics>,
+        began: Instant,
+        in_flight: Raised,
+    ) -> Self {
+        Self {
+            slot,
+            connection,
+            metrics: Arc::clone(metrics),
+            began,
+            in_flight,
+        }
+    }
+
+    pub(crate) fn pod(&self) -> &Arc<Pod> {
+        self.slot.payload()
+    }
+
+    /// Ends the flight; `whole` if the answer was received to its end. The connection goes back before the slot, so that the next
+    /// request finds it.
+    fn end(self, whole: bool) {
+        let took = self.began.elapsed().as_secs_f64();
+        self.metrics.request_duration.observe(took);
+        drop(self.in_flight);
+        if whole {
+            self.slot.payload().pool.put(self.connection);
+        }
+    }
+}
+
+/// An answer's body on its way to a client.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// Of the activator itself.
+    Text(Option<Bytes>),
+    /// Of a pod.
+    Pod(Download),
+}
+
+/// A pod's answer, and what it occupies.
+#[derive(Debug)]
+pub(crate) struct Download {
+    body: Incoming,
+    flight: Option<Flight>,
+    deadline: Instant,
+    /// Made when the body does not come at once as a whole, which most do.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Of the client's connection; set while there is a timer.
+    of_connection: Deadline,
+}
+
+/// Why an answer's body breaks off.
+#[derive(Debug)]
+pub(crate) enum Broken {
+    /// The pod broke it off.
+    Pod(hyper::Error),
+    /// The request has taken too long.
+    Timeout,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pod(error) => write!(f, "the pod broke off its answer: {error}"),
+            Self::Timeout => f.write_str("the answer took longer than the request's timeout"),
+        }
+    }
+}
+
+impl std::error::Error for Broken {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Pod(error) => Some(error),
+            Self::Timeout => None,
+        }
+    }
+}
+
+impl Reply {
+    pub(crate) fn text(text: Bytes) -> Self {
+        Self::Text(Some(text))
+    }
+
+    /// The `body` of a pod's answer, which must end before `deadline`; `of_connection` is the client's.
+    pub(crate) fn pod(
+        body: Incoming,
+        flight: Flight,
+        deadline: Instant,
+        of_connection: Deadline,
+    ) -> Self {
+        let mut download = Download {
+            body,
+            flight: Some(flight),
+            deadline,
+            timer: None,
+            of_connection,
+        };
+        download.end_if_ended();
+        Self::Pod(download)
+    }
+}
+
+impl Download {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        match &frame {
+            Poll::Pending => {}
+            Poll::Ready(None) => self.end(true),
+            Poll::Ready(Some(Ok(_))) => self.end_if_ended(),
+            Poll::Ready(Some(Err(_))) => self.end(false),
+        }
+        if self.flight.is_some() && self.poll_timer(cx).is_ready() {
+            self.end(false);
+            return Poll::Ready(Some(Err(Broken::Timeout)));
+        }
+        frame.map(|frame| frame.map(|frame| frame.map_err(Broken::Pod)))
+    }
+
+    /// Ready at the deadline. Until then the connection's task is woken at that time, whatever it waits for.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let timer = self.timer.get_or_insert_with(|| {
+            self.of_connection.set(self.deadline);
+            Box::pin(tokio::time::sleep_until(self.deadline))
+        });
+        timer.as_mut().poll(cx)
+    }
+
+    /// hyper does not poll a body again that says it has ended.
+    fn end_if_ended(&mut self) {
+        if self.body.is_end_stream() {
+            self.end(true);
+        }
+    }
+
+    fn end(&mut self, whole: bool) {
+        if let Some(flight) = self.flight.take() {
+            flight.end(whole);
+        }
+        if self.timer.take().is_some() {
+            self.of_connection.clear();
+        }
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        self.end(self.body.is_end_stream());
+    }
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match self.get_mut() {
+            Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Self::Pod(download) => download.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_none(),
+            Self::Pod(download) => download.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Text(text) => {
+                SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64))
+            }
+            Self::Pod(download) => download.body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! One request's way to a pod and its answer's way back, with what may be sent again and what may not.
+
+use std::sync::Arc;
+
+use http::{Request, Response};
+use throttle::Slot;
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    answer::{Failure, Reason, Refusal},
+    body::{Flight, Reply, Upload},
+    client::Deadline,
+    function::Function,
+    headers,
+    metrics::{Metrics, Raised},
+    pod::Pod,
+    pool::Sender,
+};
+
+/// How often a request is sent again after a connection broke: once after a kept one, which says nothing of the pod, and twice
+/// more to pods that accept connections only to break them.
+const MAX_RESENDS: u32 = 3;
+
+/// A request until it is answered.
+pub(crate) struct Exchange<'a> {
+    function: &'a Function,
+    metrics: &'a Arc<Metrics>,
+    /// Of the client's connection.
+    deadline: &'a Deadline,
+    /// `None` once it was sent and cannot be sent again.
+    request: Option<Request<Upload>>,
+    resends: u32,
+}
+
+/// What came of sending a request to a pod.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is moved once, and a box would cost each request an allocation"
+)]
+pub(crate) enum Attempt {
+    /// An answer, and the pod that gave it.
+    Answered(Response<Reply>, Arc<Pod>),
+    /// Nothing was sent, because the pod takes no connections. The request can go elsewhere.
+    Unreachable(Slot<Arc<Pod>>),
+}
+
+impl<'a> Exchange<'a> {
+    pub(crate) fn new(
+        function: &'a Function,
+        metrics: &'a Arc<Metrics>,
+        deadline: &'a Deadline,
+        request: Request<Upload>,
+    ) -> Self {
+        Self {
+            function,
+            metrics,
+            deadline,
+            request: Some(request),
+            resends: 0,
+        }
+    }
+
+    /// Sends the request to the slot's pod: on a kept connection, and if that has broken on another one.
+    ///
+    /// # Errors
+    /// With the answer for the client, if the pod failed or took too long.
+    pub(crate) async fn attempt(&mut self, slot: Slot<Arc<Pod>>) -> Result<Attempt, Failure> {
+        let began = Instant::now();
+        let in_flight = Raised::new(&self.metrics.in_flight);
+        let deadline = began + self.function.settings().request;
+        let (response, connection) = loop {
+            let pool = &slot.payload().pool;
+            // Where one kept connection has broken others probably have, too.
+            let kept = (self.resends == 0).then(|| pool.take()).flatten();
+            let (mut connection, kept) = match kept {
+                Some(connection) => (connection, true),
+                None => match pool.connect().await {
+                    Ok(connection) => (connection, false),
+                    Err(error) => {
+                        tracing::debug!(%error, pod = slot.payload().name, "pod is unreachable");
+                        return Ok(Attempt::Unreachable(slot));
+                    }
+                },
+            };
+            match self.send(&mut connection, kept, deadline).await? {
+                Some(response) => break (response, connection),
+                None if kept => {}
+                // A new connection broke before it took anything: no better than one that is refused.
+                None => return Ok(Attempt::Unreachable(slot)),
+            }
+        };
+        let (mut head, body) = response.into_parts();
+        headers::to_client(&mut head);
+        let flight = Flight::new(slot, connection, self.metrics, began, in_flight);
+        let pod = Arc::clone(flight.pod());
+        let reply = Reply::pod(body, flight, deadline, self.deadline.clone());
+        Ok(Attempt::Answered(Response::from_parts(head, reply), pod))
+    }
+
+    /// Sends the request on one connection. `None`: the connection broke, and the request can be sent again.
+    async fn send(
+        &mut self,
+        connection: &mut Sender,
+        kept: bool,
+        deadline: Instant,
+    ) -> Result<Option<Response<hyper::body::Incoming>>, Failure> {
+        let Some(request) = self.request.take() else {
+            // Every way back to here puts it back first.
+            return Err(Refusal::new(Reason::PodFailed, "the request was sent already").into());
+        };
+        let copy = if kept { repeatable(&request) } else { None };
+        let sent = timeout_at(deadline, connection.try_send_request(request)).await;
+        let mut error = match sent {
+            Ok(Ok(response)) => return Ok(Some(response)),
+            Ok(Err(error)) => error,
+            Err(_) => return Err(self.too_slow().into()),
+        };
+        // What hyper hands back was not sent, so it may be sent whatever it is.
+        self.request = error.take_message().or(copy);
+        self.resends += 1;
+        if self.request.is_some() && self.resends <= MAX_RESENDS {
+            return Ok(None);
+        }
+        let (key, error) = (&self.function.key, error.into_error());
+        let text = format!("a pod of {key} broke the connection without an answer: {error}");
+        Err(Refusal::new(Reason::PodFailed, text).into())
+    }
+
+    fn too_slow(&self) -> Refusal {
+        let (key, limit) = (&self.function.key, self.function.settings().request);
+        let text = format!("a pod of {key} did not begin to answer within {limit:?}");
+        Refusal::new(Reason::RequestTimeout, text)
+    }
+}
+
+/// A copy of `request`, if sending it twice does what sending it once does. On a kept connection that is needed: the pod may have closed
+/// it while the request was on its way, and whether it has read it before nobody knows.
+fn repeatable(request: &Request<Upload>) -> Option<Request<Upload>> {
+    if !matches!(request.body(), Upload::Empty) || !request.method().is_idempotent() {
+        return None;
+    }
+    let mut copy = Request::new(Upload::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
+}

@@ -1,0 +1,227 @@
+//! Which operator this activator follows, and what each one has told.
+//!
+//! Every operator replica is connected and tells its whole picture. They agree but for moments; in those the leader's counts. The others' pictures are
+//! kept so that following another one needs nothing to be sent.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use crds::{
+    control::{Backends, Route, ToActivator, encode},
+    names::FunctionKey,
+};
+use parking_lot::Mutex;
+use runtime::readiness::Guard;
+
+use crate::{functions::Functions, operators::Outbox, ports::Ports};
+
+/// Names a control stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SessionId(u64);
+
+/// What is told and whom to follow.
+pub(crate) struct Follower {
+    state: Mutex<State>,
+}
+
+struct State {
+    functions: Arc<Functions>,
+    ports: Ports,
+    next: u64,
+    sessions: BTreeMap<SessionId, Session>,
+    followed: Option<SessionId>,
+    /// Held until an operator has told its whole picture.
+    unready: Option<Guard>,
+}
+
+/// What an operator has told.
+#[derive(Default)]
+struct Session {
+    synced: bool,
+    /// Of the lease, if the operator holds it.
+    epoch: Option<u64>,
+    picture: HashMap<FunctionKey, Told>,
+}
+
+/// What an operator has told of one Function.
+#[derive(Default)]
+struct Told {
+    route: Option<Route>,
+    backends: Option<Backends>,
+}
+
+impl Follower {
+    /// Follows nobody yet; `unready` is dropped when somebody has told everything.
+    pub(crate) fn new(functions: Arc<Functions>, ports: Ports, unready: Guard) -> Self {
+        Self {
+            state: Mutex::new(State {
+                functions,
+                ports,
+                next: 0,
+                sessions: BTreeMap::new(),
+                followed: None,
+                unready: Some(unready),
+            }),
+        }
+    }
+
+    /// A control stream was opened. Into `outbox` goes what a new operator must know: the ports, and the drains that hold.
+    pub(crate) fn open(&self, outbox: &Outbox) -> SessionId {
+        let mut state = self.state.lock();
+        state.next += 1;
+        let id = SessionId(state.next);
+        state.sessions.insert(id, Session::default());
+        for frame in state.ports.frames() {
+            outbox.push(&encode(&frame));
+        }
+        for function in state.functions.all() {
+            if let Some(frame) = function.drained() {
+                outbox.push(&encode(&frame));
+            }
+        }
+        id
+    }
+
+    /// A control stream has ended. When no other is left, what was told last goes on to hold.
+    pub(crate) fn close(&self, id: SessionId) {
+        let mut state = self.state.lock();
+        state.sessions.remove(&id);
+        state.choose();
+    }
+
+    /// An operator has told something.
+    pub(crate) fn receive(&self, id: SessionId, frame: ToActivator) {
+        let mut state = self.state.lock();
+        let Some(session) = state.sessions.get_mut(&id) else {
+            return;
+        };
+        let changed = session.take(frame);
+        match changed {
+            Change::Function(key) if state.followed == Some(id) => state.apply(&key),
+            Change::Standing => state.choose(),
+            Change::Function(_) | Change::None => {}
+        }
+    }
+}
+
+/// What a frame has changed.
+enum Change {
+    /// What is known of a Function.
+    Function(FunctionKey),
+    /// Whether the operator can be followed.
+    Standing,
+    None,
+}
+
+impl Session {
+    fn take(&mut self, frame: ToActivator) -> Change {
+        match frame {
+            ToActivator::Route(route) => {
+                let key = route.function.clone();
+                self.picture.entry(key.clone()).or_default().route = Some(route);
+                Change::Function(key)
+            }
+            ToActivator::Backends(backends) => {
+                let key = backends.function.clone();
+                self.picture.entry(key.clone()).or_default().backends = Some(backends);
+                Change::Function(key)
+            }
+            ToActivator::Remove { function } => {
+                self.picture.remove(&function);
+                Change::Function(function)
+            }
+            ToActivator::Synced => {
+                self.synced = true;
+                Change::Standing
+            }
+            ToActivator::Lead { epoch } => {
+                self.epoch = epoch;
+                Change::Standing
+            }
+            ToActivator::Unknown => Change::None,
+        }
+    }
+}
+
+impl State {
+    /// Follows the operator with the highest epoch of those that have told everything; without a leader the one followed so far,
+    /// else the one connected longest.
+    fn choose(&mut self) {
+        let synced = self.sessions.iter().filter(|(_, session)| session.synced);
+        let best = synced.max_by_key(|(id, session)| {
+            let followed = self.followed == Some(**id);
+            (session.epoch, followed, std::cmp::Reverse(**id))
+        });
+        let best = best.map(|(id, _)| *id);
+        if best != self.followed {
+            self.followed = best;
+            self.replace();
+        }
+    }
+
+    /// Takes over the whole picture of the operator that is followed now.
+    fn replace(&mut self) {
+        let Some(session) = self.followed.and_then(|id| self.sessions.get(&id)) else {
+            return;
+        };
+        let told = session
+            .picture
+            .iter()
+            .filter(|(_, told)| told.route.is_some());
+        let told: BTreeSet<FunctionKey> = told.map(|(key, _)| key.clone()).collect();
+        tracing::info!(
+            functions = told.len(),
+            epoch = session.epoch,
+            "following an operator"
+        );
+        for function in self.functions.all() {
+            if !told.contains(&function.key) {
+                self.remove(&function.key);
+            }
+        }
+        for key in &told {
+            self.apply_route(key);
+        }
+        self.functions.publish();
+        self.unready = None;
+    }
+
+    /// Takes over what the followed operator tells of one Function.
+    fn apply(&mut self, key: &FunctionKey) {
+        let session = self.followed.and_then(|id| self.sessions.get(&id));
+        let told = session.and_then(|session| session.picture.get(key));
+        let hosts_changed = match told {
+            // Without a route there is nothing to serve yet.
+            Some(told) if told.route.is_none() => false,
+            Some(_) => self.apply_route(key),
+            None => {
+                self.remove(key);
+                true
+            }
+        };
+        if hosts_changed {
+            self.functions.publish();
+        }
+    }
+
+    /// Returns whether the Function's hosts have changed.
+    fn apply_route(&mut self, key: &FunctionKey) -> bool {
+        let session = self.followed.and_then(|id| self.sessions.get(&id));
+        let Some(told) = session.and_then(|session| session.picture.get(key)) else {
+            return false;
+        };
+        let Some(route) = &told.route else {
+            return false;
+        };
+        let (function, hosts_changed) = self.functions.apply(route, told.backends.as_ref());
+        self.ports.open(&function, route.port);
+        hosts_changed
+    }
+
+    fn remove(&mut self, key: &FunctionKey) {
+        self.ports.close(key);
+        self.functions.remove(key);
+    }
+}

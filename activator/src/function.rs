@@ -1,0 +1,220 @@
+//! A Function as this activator knows it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use crds::{
+    control::{self, Backends, Phases, Problem, Readiness, Route, ToOperator, WAKE_REPEAT_MS},
+    names::FunctionKey,
+};
+use parking_lot::Mutex;
+use throttle::{Gate, Target, Told};
+use tokio::time::Instant;
+
+use crate::{metrics::Metrics, operators::Operators, pod::Pod, probe, timing::ColdStart};
+
+/// Time after which a wake that led to nothing is sent again.
+pub(crate) const WAKE_REPEAT: Duration = Duration::from_millis(WAKE_REPEAT_MS);
+
+/// One Function.
+pub(crate) struct Function {
+    pub(crate) key: FunctionKey,
+    pub(crate) gate: Arc<Gate<Arc<Pod>>>,
+    settings: ArcSwap<Settings>,
+    /// The pods of the last picture by UID, so that the next one takes over their connections.
+    pods: Mutex<HashMap<Arc<str>, Arc<Pod>>>,
+    wake: Mutex<Option<Wake>>,
+    operators: Arc<Operators>,
+    metrics: Arc<Metrics>,
+}
+
+/// What requests need to know of the Function's route and revisions.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Settings {
+    /// How long a request may wait for a pod.
+    pub(crate) cold_start: Duration,
+    /// How long a request may take from its arrival at a pod on.
+    pub(crate) request: Duration,
+    /// What keeps a revision's pods from starting.
+    problems: HashMap<String, Problem>,
+}
+
+/// The last wake that was sent.
+struct Wake {
+    at: Instant,
+    /// What it began.
+    cold_start: Arc<ColdStart>,
+}
+
+impl Function {
+    pub(crate) fn new(
+        key: FunctionKey,
+        max_held: usize,
+        operators: &Arc<Operators>,
+        metrics: &Arc<Metrics>,
+    ) -> Arc<Self> {
+        let drained_operators = Arc::clone(operators);
+        let function = key.clone();
+        let gate = Gate::new(max_held, move |drain| {
+            let function = function.clone();
+            drained_operators.send(&ToOperator::Drained { function, drain });
+        });
+        Arc::new(Self {
+            key,
+            gate,
+            settings: ArcSwap::default(),
+            pods: Mutex::default(),
+            wake: Mutex::default(),
+            operators: Arc::clone(operators),
+            metrics: Arc::clone(metrics),
+        })
+    }
+
+    /// Follows the operator's picture. Those who wait go if a pod has become usable.
+    pub(crate) fn apply(self: &Arc<Self>, route: &Route, backends: Option<&Backends>) {
+        self.settings
+            .store(Arc::new(Settings::new(route, backends)));
+        let weights = route.weights.iter();
+        let target = Target {
+            drain: backends.map_or(0, |backends| backends.drain),
+            weights: weights
+                .map(|w| (w.revision.as_str().into(), w.weight))
+                .collect(),
+            pods: self.replace_pods(backends),
+        };
+        if self.gate.update(target) {
+            // The next request that finds no pod begins a new start from zero, whose wake must not wait.
+            *self.wake.lock() = None;
+        }
+        self.probe_pods();
+    }
+
+    /// The Function is gone: nobody waits any more, nobody comes in.
+    pub(crate) fn close(self: &Arc<Self>) {
+        self.gate.close();
+        self.replace_pods(None);
+    }
+
+    pub(crate) fn settings(&self) -> arc_swap::Guard<Arc<Settings>> {
+        self.settings.load()
+    }
+
+    /// Tells the operators that requests wait, unless they were told a moment ago. `first`: nobody waited before. Returns
+    /// the start from zero that the request waits for.
+    pub(crate) fn wake(&self, first: bool) -> Arc<ColdStart> {
+        let now = Instant::now();
+        let mut wake = self.wake.lock();
+        let cold_start = match &*wake {
+            Some(last) if now.duration_since(last.at) < WAKE_REPEAT => {
+                return Arc::clone(&last.cold_start);
+            }
+            Some(last) if !first => Arc::clone(&last.cold_start),
+            _ => Arc::new(ColdStart::new(now)),
+        };
+        *wake = Some(Wake {
+            at: now,
+            cold_start: Arc::clone(&cold_start),
+        });
+        drop(wake);
+        self.metrics.wakes.inc();
+        self.operators.send(&ToOperator::Wake {
+            function: self.key.clone(),
+            waiting: self.gate.waiting(),
+        });
+        cold_start
+    }
+
+    /// Starts the probes that are due.
+    pub(crate) fn probe_pods(self: &Arc<Self>) {
+        for probe in self.gate.probes() {
+            let pod = probe.payload();
+            // What only the kubelet can find out is not guessed; but that a pod which it calls ready accepts connections can be.
+            if pod.readiness != Readiness::Kubelet || pod.told == Told::Serving {
+                tokio::spawn(probe::run(Arc::clone(self), probe));
+            }
+        }
+    }
+
+    /// What to tell an operator that was not there when the present drain came to its end, if it did.
+    pub(crate) fn drained(&self) -> Option<ToOperator> {
+        let drain = self.gate.drained()?;
+        let function = self.key.clone();
+        Some(ToOperator::Drained { function, drain })
+    }
+
+    /// A probe has passed that was the first to find the pod ready.
+    pub(crate) fn probed(&self, pod: &Pod) {
+        self.operators.send(&ToOperator::Probed {
+            function: self.key.clone(),
+            pod: pod.uid.to_string(),
+        });
+    }
+
+    /// Reports the phases of a held request that was answered, if it is the first of its cold start.
+    pub(crate) fn report(&self, cold_start: &ColdStart, pod: &Pod, status: u16, phases: Phases) {
+        if cold_start.reported.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        self.metrics.cold_start(&phases);
+        tracing::info!(
+            function = %self.key,
+            revision = %pod.revision,
+            pod = pod.name,
+            status,
+            queued_us = phases.queued_us,
+            scaled_us = phases.scaled_us,
+            scheduled_us = phases.scheduled_us,
+            started_us = phases.started_us,
+            answered_us = phases.answered_us,
+            total_us = phases.total_us(),
+            "cold start"
+        );
+        self.operators
+            .send(&ToOperator::ColdStart(control::ColdStart {
+                function: self.key.clone(),
+                revision: pod.revision.to_string(),
+                pod: pod.name.clone(),
+                status,
+                phases,
+            }));
+    }
+
+    /// Takes over the pods of a new picture and closes the connections to those that are gone.
+    fn replace_pods(&self, backends: Option<&Backends>) -> Vec<throttle::Pod<Arc<Pod>>> {
+        let mut pods = self.pods.lock();
+        let mut before = std::mem::take(&mut *pods);
+        let mut members = Vec::new();
+        for revision in backends.iter().flat_map(|backends| &backends.revisions) {
+            for told in &revision.pods {
+                let known = before.remove(told.uid.as_str());
+                let pod = Arc::new(Pod::new(told, revision, known.as_deref(), &self.metrics));
+                members.push(pod.member());
+                pods.insert(Arc::clone(&pod.uid), pod);
+            }
+        }
+        before.values().for_each(|gone| gone.pool.close());
+        members
+    }
+}
+
+impl Settings {
+    fn new(route: &Route, backends: Option<&Backends>) -> Self {
+        let revisions = backends.into_iter().flat_map(|b| &b.revisions);
+        let problem =
+            |r: &control::RevisionBackends| Some((r.revision.clone(), r.problem.clone()?));
+        Self {
+            cold_start: Duration::from_millis(route.cold_start_ms),
+            request: Duration::from_millis(route.request_ms),
+            problems: revisions.filter_map(problem).collect(),
+        }
+    }
+
+    /// What keeps the pods of `revision` from starting.
+    pub(crate) fn problem(&self, revision: &str) -> Option<&Problem> {
+        self.problems.get(revision)
+    }
+}

@@ -1,0 +1,232 @@
+//! What a proxy must change in the heads of messages.
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, request, uri::PathAndQuery,
+};
+
+use crate::answer::{Reason, Refusal};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Turns a client's request head into the one that a pod gets.
+///
+/// # Errors
+/// If the request is of a kind that cannot be forwarded.
+pub(crate) fn to_pod(
+    head: &mut request::Parts,
+    client: &HeaderValue,
+    default_host: impl FnOnce() -> String,
+) -> Result<(), Refusal> {
+    if head.method == Method::CONNECT {
+        return Err(Refusal::new(Reason::BadRequest, "CONNECT is not supported"));
+    }
+    set_host(head, default_host)?;
+    let trailers = accepts_trailers(&head.headers);
+    let chunked = head.headers.contains_key(header::TRANSFER_ENCODING);
+    strip_hop_by_hop(&mut head.headers);
+    // The activator itself asks the client to go on, by reading the body when the pod's connection wants it.
+    head.headers.remove(header::EXPECT);
+    if trailers {
+        let value = HeaderValue::from_static("trailers");
+        head.headers.insert(header::TE, value);
+    }
+    if chunked {
+        // Said explicitly because hyper would send no body of unknown length with a GET or HEAD.
+        let value = HeaderValue::from_static("chunked");
+        head.headers.insert(header::TRANSFER_ENCODING, value);
+    }
+    add_forwarded(&mut head.headers, client);
+    head.version = Version::HTTP_11;
+    Ok(())
+}
+
+/// Turns a pod's response head into the one that the client gets.
+pub(crate) fn to_client(head: &mut http::response::Parts) {
+    strip_hop_by_hop(&mut head.headers);
+    head.version = Version::HTTP_11;
+}
+
+/// The host that a request is for, without port: of its absolute target if it has one, else its Host header.
+pub(crate) fn host<B>(request: &http::Request<B>) -> Option<&str> {
+    if let Some(host) = request.uri().host() {
+        return Some(host);
+    }
+    let host = request.headers().get(header::HOST)?.to_str().ok()?;
+    let port = |(_, port): &(&str, &str)| port.bytes().all(|b| b.is_ascii_digit());
+    Some(
+        host.rsplit_once(':')
+            .filter(port)
+            .map_or(host, |(host, _)| host),
+    )
+}
+
+/// Makes the target relative and the Host header right, as RFC 9112 section 3.2.2 demands of a proxy.
+fn set_host(head: &mut request::Parts, default: impl FnOnce() -> String) -> Result<(), Refusal> {
+    let bad = || {
+        Refusal::new(
+            Reason::BadRequest,
+            "the request has no valid target or host",
+        )
+    };
+    if let Some(authority) = head.uri.authority() {
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| bad())?;
+        head.headers.insert(header::HOST, host);
+        let path = head.uri.path_and_query().cloned();
+        head.uri = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    } else if !head.headers.contains_key(header::HOST) {
+        // HTTP/1.0 needs no Host; HTTP/1.1, which pods are spoken to, does.
+        let host = HeaderValue::try_from(default()).map_err(|_| bad())?;
+        head.headers.insert(header::HOST, host);
+    }
+    Ok(())
+}
+
+/// Removes what is meant for the next hop only (RFC 9110 section 7.6.1). `Trailer` stays: hyper sends only announced trailers.
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        strip_named_by_connection(headers);
+    }
+    for name in [
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        header::TE,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ] {
+        headers.remove(name);
+    }
+}
+
+fn strip_named_by_connection(headers: &mut HeaderMap) {
+    let mut named = Vec::new();
+    for value in headers.get_all(header::CONNECTION) {
+        for token in value.as_bytes().split(|b| *b == b',') {
+            let token = token.trim_ascii();
+            if !token.eq_ignore_ascii_case(b"close") && !token.eq_ignore_ascii_case(b"keep-alive") {
+                named.extend(HeaderName::from_bytes(token).ok());
+            }
+        }
+    }
+    headers.remove(header::CONNECTION);
+    for name in named {
+        // Without these two the message would be another one: a client may not have them removed.
+        if name != header::HOST && name != header::CONTENT_LENGTH {
+            headers.remove(name);
+        }
+    }
+}
+
+fn accepts_trailers(headers: &HeaderMap) -> bool {
+    let is_trailers = |part: &[u8]| part.trim_ascii().eq_ignore_ascii_case(b"trailers");
+    let mut values = headers.get_all(header::TE).iter();
+    values.any(|value| value.as_bytes().split(|b| *b == b',').any(is_trailers))
+}
+
+fn add_forwarded(headers: &mut HeaderMap, client: &HeaderValue) {
+    let forwarded_for = match headers.get(FORWARDED_FOR) {
+        None => client.clone(),
+        Some(_) => appended(headers.get_all(FORWARDED_FOR), client),
+    };
+    headers.insert(FORWARDED_FOR, forwarded_for);
+    // A proxy before this one knows better what the client spoke and whom it asked for.
+    if !headers.contains_key(FORWARDED_PROTO) {
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
+    if !headers.contains_key(FORWARDED_HOST)
+        && let Some(host) = headers.get(header::HOST).cloned()
+    {
+        headers.insert(FORWARDED_HOST, host);
+    }
+}
+
+/// All of `values` and then `last`, as one list.
+fn appended(values: http::header::GetAll<'_, HeaderValue>, last: &HeaderValue) -> HeaderValue {
+    let mut list = Vec::new();
+    for value in values {
+        list.extend_from_slice(value.as_bytes());
+        list.extend_from_slice(b", ");
+    }
+    list.extend_from_slice(last.as_bytes());
+    // Parts of valid values, joined by valid bytes, are valid.
+    HeaderValue::from_bytes(&list).unwrap_or_else(|_| last.clone())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a failed step is a failed test
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn forwarded(request: http::request::Builder) -> Result<request::Parts, Refusal> {
+        let (mut head, ()) = request.body(()).unwrap().into_parts();
+        let client = HeaderValue::from_static("10.0.0.9");
+        to_pod(&mut head, &client, || "hello.shop".to_owned()).map(|()| head)
+    }
+
+    #[test]
+    fn hop_by_hop_headers_go_and_the_rest_stays() {
+        let head = forwarded(
+            Request::get("/x?y=1")
+                .header("host", "hello.shop:80")
+                .header("connection", "keep-alive, X-Secret, host")
+                .header("x-secret", "1")
+                .header("keep-alive", "timeout=5")
+                .header("upgrade", "websocket")
+                .header("te", "gzip, trailers")
+                .header("expect", "100-continue")
+                .header("trailer", "x-sum")
+                .header("x-forwarded-for", "1.2.3.4")
+                .header("x-forwarded-for", "5.6.7.8")
+                .header("x-forwarded-proto", "https"),
+        )
+        .unwrap();
+        let mut left: Vec<_> = head
+            .headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        left.sort();
+        assert_eq!(
+            left,
+            [
+                "host: hello.shop:80",
+                "te: trailers",
+                "trailer: x-sum",
+                "x-forwarded-for: 1.2.3.4, 5.6.7.8, 10.0.0.9",
+                "x-forwarded-host: hello.shop:80",
+                "x-forwarded-proto: https",
+            ]
+        );
+        assert_eq!(head.uri, "/x?y=1");
+    }
+
+    #[test]
+    fn an_absolute_target_becomes_the_host() {
+        let head = forwarded(Request::get("http://real:81/x").header("host", "other")).unwrap();
+        assert_eq!(head.headers["host"], "real:81");
+        assert_eq!(head.uri, "/x");
+        let head = forwarded(Request::get("/").version(Version::HTTP_10)).unwrap();
+        assert_eq!(head.headers["host"], "hello.shop");
+        assert_eq!(head.version, Version::HTTP_11);
+        assert!(forwarded(Request::connect("real:81")).is_err());
+    }
+
+    #[test]
+    fn hosts_lose_their_port() {
+        for (value, expected) in [
+            ("Hello.shop", "Hello.shop"),
+            ("hello.shop:8080", "hello.shop"),
+            ("[::1]:80", "[::1]"),
+            ("[::1]", "[::1]"),
+        ] {
+            let request = Request::get("/").header("host", value).body(()).unwrap();
+            assert_eq!(host(&request), Some(expected), "{value}");
+        }
+        assert_eq!(host(&Request::get("/").body(()).unwrap()), None);
+    }
+}

@@ -1,0 +1,185 @@
+//! Waiting for a pod.
+
+use std::{future::pending, pin::pin, sync::Arc, time::Duration};
+
+use crds::control::Problem;
+use throttle::{Acquired, Closed, Slot, Waiter};
+use tokio::time::{Instant, interval_at, sleep_until};
+
+use crate::{
+    answer::{Failure, Reason, Refusal},
+    client::Client,
+    function::{Function, WAKE_REPEAT},
+    metrics::{Metrics, Raised},
+    pod::Pod,
+    timing::{self, ColdStart},
+};
+
+/// How long a request is held although its revision's pods have a problem that does not pass by waiting. The kubelet tries a failed pull or
+/// a crashed container again after about 10 s at first; half of that gives an operator's fix in progress a chance,
+/// while holding for the whole cold start timeout would only delay the news that an image's name is wrong.
+const FATAL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A request that may have to wait, more than once if its pod turns out unreachable.
+pub(crate) struct Hold<'a> {
+    function: &'a Arc<Function>,
+    metrics: &'a Metrics,
+    client: &'a Client,
+    /// Whether the request's body is unread, so that only watching the socket tells that the client goes away.
+    body_unread: bool,
+    arrived: Instant,
+    /// The start from zero that it waited for, if it had to wait.
+    cold_start: Option<Arc<ColdStart>>,
+    granted: Instant,
+}
+
+impl<'a> Hold<'a> {
+    pub(crate) fn new(
+        function: &'a Arc<Function>,
+        metrics: &'a Metrics,
+        client: &'a Client,
+        body_unread: bool,
+    ) -> Self {
+        let arrived = Instant::now();
+        Self {
+            function,
+            metrics,
+            client,
+            body_unread,
+            arrived,
+            cold_start: None,
+            granted: arrived,
+        }
+    }
+
+    /// The slot of `acquired`, waited for if necessary.
+    ///
+    /// # Errors
+    /// With the answer for the client if there is no slot, or [`Failure::Gone`] if it went away meanwhile.
+    pub(crate) async fn slot(
+        &mut self,
+        acquired: Acquired<Arc<Pod>>,
+    ) -> Result<Slot<Arc<Pod>>, Failure> {
+        match acquired {
+            Acquired::Slot(slot) => Ok(slot),
+            // Boxed because it is large, and warm requests, whose future it would be part of, do not wait.
+            Acquired::Wait(waiter) => Box::pin(self.wait(waiter)).await,
+            Acquired::Full => Err(self.full().into()),
+            Acquired::Closed => Err(self.removed().into()),
+        }
+    }
+
+    /// The cold start that the request waited for, and what it knows of its own time; `None` if it did not wait.
+    pub(crate) fn timing(&self, answered: Instant) -> Option<(&ColdStart, timing::Held)> {
+        let cold_start = self.cold_start.as_deref()?;
+        let held = timing::Held {
+            arrived: self.arrived,
+            woken: cold_start.began,
+            granted: self.granted,
+            answered,
+        };
+        Some((cold_start, held))
+    }
+
+    async fn wait(&mut self, mut waiter: Waiter<Arc<Pod>>) -> Result<Slot<Arc<Pod>>, Failure> {
+        let _held = Held::new(self.metrics);
+        let cold_start = self.function.wake(waiter.was_first());
+        self.cold_start.get_or_insert(cold_start);
+        self.function.probe_pods();
+        let limit = self.function.settings().cold_start;
+        let mut deadline = pin!(sleep_until(self.arrived + limit));
+        let mut repeat = interval_at(Instant::now() + WAKE_REPEAT, WAKE_REPEAT);
+        let (client, watch) = (self.client, self.body_unread);
+        let mut gone = pin!(async move {
+            match watch {
+                true => client.gone().await,
+                false => pending().await,
+            }
+        });
+        loop {
+            tokio::select! {
+                biased;
+                granted = &mut waiter => {
+                    self.granted = Instant::now();
+                    return granted.map_err(|Closed| self.removed().into());
+                }
+                () = &mut gone => return Err(Failure::Gone),
+                () = &mut deadline => return Err(self.too_late(&waiter, limit).into()),
+                _ = repeat.tick() => {
+                    self.function.wake(false);
+                    self.function.probe_pods();
+                    if let Some(refusal) = self.hopeless(&waiter) {
+                        return Err(refusal.into());
+                    }
+                }
+            }
+        }
+    }
+
+    /// The answer to give early, if waiting longer is of no use.
+    fn hopeless(&self, waiter: &Waiter<Arc<Pod>>) -> Option<Refusal> {
+        let (revision, problem) = self.problem(waiter);
+        let problem = problem.filter(|p| p.fatal && self.arrived.elapsed() >= FATAL_PATIENCE)?;
+        let text = format!(
+            "no pod of {} (revision {revision}) can start: {}: {}",
+            self.function.key, problem.reason, problem.message
+        );
+        Some(Refusal::new(Reason::PodProblem, text))
+    }
+
+    fn too_late(&self, waiter: &Waiter<Arc<Pod>>, limit: Duration) -> Refusal {
+        let (revision, problem) = self.problem(waiter);
+        let mut text = format!(
+            "no pod of {} (revision {revision}) was ready in {} s",
+            self.function.key,
+            limit.as_secs_f64()
+        );
+        if let Some(problem) = problem {
+            text += &format!(": {}: {}", problem.reason, problem.message);
+        }
+        Refusal::new(Reason::NoPod, text)
+    }
+
+    /// The revision that is waited for, and what keeps its pods from starting, as known now.
+    fn problem(&self, waiter: &Waiter<Arc<Pod>>) -> (Arc<str>, Option<Problem>) {
+        let revision = waiter.revision().unwrap_or_default();
+        let problem = self.function.settings().problem(&revision).cloned();
+        (revision, problem)
+    }
+
+    fn full(&self) -> Refusal {
+        let text = format!("too many requests wait for {}", self.function.key);
+        Refusal::new(Reason::QueueFull, text)
+    }
+
+    fn removed(&self) -> Refusal {
+        Refusal::new(
+            Reason::Removed,
+            format!("{} was deleted", self.function.key),
+        )
+    }
+}
+
+/// Counts a request as held for as long as it lives.
+struct Held<'a> {
+    metrics: &'a Metrics,
+    since: Instant,
+    _gauge: Raised,
+}
+
+impl<'a> Held<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        Self {
+            metrics,
+            since: Instant::now(),
+            _gauge: Raised::new(&metrics.held),
+        }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let waited = self.since.elapsed().as_secs_f64();
+        self.metrics.held_duration.observe(waited);
+    }
+}

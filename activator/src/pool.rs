@@ -1,0 +1,142 @@
+//! Connections to one pod.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+
+use crate::{body::Upload, metrics::Metrics};
+
+/// The sending side of a connection to a pod.
+pub(crate) type Sender = http1::SendRequest<Upload>;
+
+/// How long a connection stays unused. Below the 5 s after which Node.js, the strictest of the common servers, closes it from
+/// its side: a request that crosses such a close may have to be answered 502.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Unused connections kept for a pod. One pod seldom has more requests at once; those above this connect anew.
+const MAX_IDLE: usize = 512;
+
+/// Longest wait for a connection. A pod in the same cluster accepts within a round trip; this
+/// allows for one lost SYN, which the kernel repeats after a second.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Connections to one pod; the one that was used last is used next, so that the others can grow old and be closed.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    address: SocketAddr,
+    /// `None` once the pod is gone.
+    idle: Mutex<Option<Vec<Idle>>>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    sender: Sender,
+    since: Instant,
+}
+
+impl Pool {
+    pub(crate) fn new(address: SocketAddr, metrics: Arc<Metrics>) -> Self {
+        Self {
+            address,
+            idle: Mutex::new(Some(Vec::new())),
+            metrics,
+        }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// An unused connection that can take a request now.
+    pub(crate) fn take(&self) -> Option<Sender> {
+        let mut idle = self.idle.lock();
+        let idle = idle.as_mut()?;
+        while idle.last().is_some_and(Idle::is_spent) {
+            idle.pop();
+        }
+        // One that came back a moment ago may not be ready yet: its task has still to see that the answer has ended.
+        let index = idle
+            .iter()
+            .rposition(|i| i.sender.is_ready() && !i.is_spent())?;
+        Some(idle.remove(index).sender)
+    }
+
+    /// Keeps a connection for the next request.
+    pub(crate) fn put(&self, sender: Sender) {
+        if sender.is_closed() {
+            return;
+        }
+        let mut idle = self.idle.lock();
+        if let Some(idle) = idle.as_mut()
+            && idle.len() < MAX_IDLE
+        {
+            let since = Instant::now();
+            idle.push(Idle { sender, since });
+        }
+    }
+
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// If the pod does not accept one in time.
+    pub(crate) async fn connect(&self) -> io::Result<Sender> {
+        let connected = match timeout(CONNECT_TIMEOUT, TcpStream::connect(self.address)).await {
+            Ok(Ok(stream)) => handshake(stream).await,
+            Ok(Err(error)) => Err(error),
+            Err(elapsed) => Err(elapsed.into()),
+        };
+        match connected {
+            Ok(_) => self.metrics.connected.inc(),
+            Err(_) => self.metrics.connect_failed.inc(),
+        }
+        connected
+    }
+
+    /// Keeps a connection that a probe has opened.
+    pub(crate) async fn adopt(&self, stream: TcpStream) {
+        if let Ok(sender) = handshake(stream).await {
+            self.metrics.connected.inc();
+            self.put(sender);
+        }
+    }
+
+    /// Closes connections that were not used for too long. To be called every second or so.
+    pub(crate) fn sweep(&self) {
+        if let Some(idle) = self.idle.lock().as_mut() {
+            idle.retain(|idle| !idle.is_spent());
+        }
+    }
+
+    /// Closes all unused connections, and each other one when its request has ended.
+    pub(crate) fn close(&self) {
+        let closed = self.idle.lock().take();
+        drop(closed);
+    }
+}
+
+impl Idle {
+    fn is_spent(&self) -> bool {
+        self.sender.is_closed() || self.since.elapsed() >= IDLE_TIMEOUT
+    }
+}
+
+/// Speaks HTTP/1.1 on `stream`, in a task that ends with the connection: when its sender is dropped, or the pod closes it.
+async fn handshake(stream: TcpStream) -> io::Result<Sender> {
+    stream.set_nodelay(true)?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(io::Error::other)?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "connection to a pod ended");
+        }
+    });
+    Ok(sender)
+}

@@ -1,0 +1,160 @@
+//! A request's way through the activator: route, acquire a slot, exchange with the pod.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use http::{HeaderName, HeaderValue, Request, Response, header};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use crate::{
+    answer::{Failure, Gone, Reason, Refusal},
+    body::{Reply, Upload},
+    client::Client,
+    exchange::{Attempt, Exchange},
+    function::Function,
+    functions::Functions,
+    headers,
+    hold::Hold,
+    metrics::Metrics,
+    pod::Pod,
+    timing,
+};
+
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// Where a request came in.
+#[derive(Clone)]
+pub(crate) enum Entry {
+    /// The port of this Function, whatever the Host.
+    Function(Arc<Function>),
+    /// The port of all Functions; the Host chooses.
+    Gateway,
+}
+
+/// What all requests share.
+pub(crate) struct Proxy {
+    functions: Arc<Functions>,
+    metrics: Arc<Metrics>,
+    /// Whether answers ask clients to close their connections, because this process is about to end.
+    leaving: AtomicBool,
+}
+
+impl Proxy {
+    pub(crate) fn new(functions: Arc<Functions>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            functions,
+            metrics,
+            leaving: AtomicBool::new(false),
+        }
+    }
+
+    /// From now on each answer closes its connection, so that the client's next one goes to another activator.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Answers a request.
+    ///
+    /// # Errors
+    /// If the client went away, so that there is nobody to answer.
+    pub(crate) async fn answer(
+        &self,
+        client: &Client,
+        entry: &Entry,
+        request: Request<Incoming>,
+    ) -> Result<Response<Reply>, Gone> {
+        let unanswered = Unanswered(&self.metrics);
+        let answered = match self.route(entry, &request) {
+            Ok(function) => self.carry(client, &function, request).await,
+            Err(refusal) => Err(refusal.into()),
+        };
+        let mut response = match answered {
+            Ok(response) => {
+                self.metrics.answered(response.status());
+                response
+            }
+            Err(Failure::Refused(refusal)) => {
+                self.metrics.refused(refusal.reason);
+                refusal.into_response()
+            }
+            Err(Failure::Gone) => return Err(Gone),
+        };
+        // It has an answer, so dropping this is not to count it as gone.
+        std::mem::forget(unanswered);
+        if self.leaving.load(Ordering::Relaxed) {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        Ok(response)
+    }
+
+    fn route(&self, entry: &Entry, request: &Request<Incoming>) -> Result<Arc<Function>, Refusal> {
+        if let Entry::Function(function) = entry {
+            return Ok(Arc::clone(function));
+        }
+        let host = headers::host(request).unwrap_or_default();
+        self.functions.by_host(host).ok_or_else(|| {
+            let text = format!(
+                "no Function has the host {host:?}: send a Host such as NAME.NAMESPACE, or add it to a Function's hosts"
+            );
+            Refusal::new(Reason::UnknownHost, text)
+        })
+    }
+
+    /// Brings the request to a pod and the answer back.
+    async fn carry(
+        &self,
+        client: &Client,
+        function: &Arc<Function>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Reply>, Failure> {
+        let body_unread = !request.body().is_end_stream();
+        let (mut head, body) = request.into_parts();
+        let default_host = || format!("{}.{}", function.key.name, function.key.namespace);
+        headers::to_pod(&mut head, &client.address, default_host)?;
+        let request = Request::from_parts(head, Upload::from(body));
+
+        let mut hold = Hold::new(function, &self.metrics, client, body_unread);
+        let mut exchange = Exchange::new(function, &self.metrics, &client.deadline, request);
+        let mut acquired = function.gate.acquire();
+        loop {
+            let slot = hold.slot(acquired).await?;
+            match exchange.attempt(slot).await? {
+                Attempt::Answered(mut response, pod) => {
+                    tell_timing(&mut response, function, &hold, &pod);
+                    return Ok(response);
+                }
+                Attempt::Unreachable(slot) => {
+                    slot.distrust();
+                    acquired = slot.again();
+                    function.probe_pods();
+                }
+            }
+        }
+    }
+}
+
+/// Tells client and operators where the time of a held request went.
+fn tell_timing(response: &mut Response<Reply>, function: &Function, hold: &Hold<'_>, pod: &Pod) {
+    let Some((cold_start, held)) = hold.timing(Instant::now()) else {
+        return;
+    };
+    let phases = timing::phases(held, pod.startup);
+    if let Some(header) = timing::header(&phases) {
+        response.headers_mut().append(SERVER_TIMING, header);
+    }
+    function.report(cold_start, pod, response.status().as_u16(), phases);
+}
+
+/// Counts a request as gone when dropped: hyper drops the future of a request whose client it sees leaving.
+struct Unanswered<'a>(&'a Metrics);
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        self.0.gone.inc();
+    }
+}

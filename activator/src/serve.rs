@@ -1,0 +1,149 @@
+//! Listening and serving client connections.
+
+use std::{future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
+
+use http::Request;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    client::Client,
+    metrics::{Metrics, Raised},
+    proxy::{Entry, Proxy},
+};
+
+/// Connections that the kernel completes before they are accepted. A burst of first requests must not see a lost SYN, which costs
+/// a second; the kernel lowers it to `net.core.somaxconn`, 4096 by default.
+const BACKLOG: u32 = 4096;
+
+/// Longest wait for a request's head, and so for the next request on a kept connection: a little more than the
+/// 60 s after which common load balancers close theirs, so that they are the ones who do.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(65);
+
+/// Pause after a failed accept, which mostly means that there are no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What all client connections share.
+pub(crate) struct Server {
+    pub(crate) proxy: Arc<Proxy>,
+    metrics: Arc<Metrics>,
+    /// The tasks that accept connections.
+    pub(crate) listeners: TaskTracker,
+    /// The tasks that serve them.
+    pub(crate) connections: TaskTracker,
+    /// No new connections; each open one ends with its present request.
+    pub(crate) stop: CancellationToken,
+    /// All connections end now.
+    pub(crate) force: CancellationToken,
+    places: Arc<Semaphore>,
+}
+
+impl Server {
+    pub(crate) fn new(proxy: Arc<Proxy>, metrics: Arc<Metrics>, max_connections: usize) -> Self {
+        Self {
+            proxy,
+            metrics,
+            listeners: TaskTracker::new(),
+            connections: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            force: CancellationToken::new(),
+            places: Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS))),
+        }
+    }
+
+    fn serve(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, entry: &Entry) {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            self.metrics.connections_refused.inc();
+            return;
+        };
+        let connection = connection(Arc::clone(self), stream, peer, entry.clone(), place);
+        self.connections.spawn(connection);
+    }
+}
+
+/// Listens on `address`.
+///
+/// # Errors
+/// Those of the system.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // Connections of a former listener on this port, still closing, are no obstacle.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Serves the connections that `listener` accepts; runs until dropped or the server stops.
+pub(crate) async fn accept(listener: TcpListener, entry: Entry, server: Arc<Server>) {
+    let accepting = async {
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => server.serve(stream, peer, &entry),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    };
+    server.stop.run_until_cancelled(accepting).await;
+}
+
+/// Serves one connection until it ends.
+async fn connection(
+    server: Arc<Server>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    entry: Entry,
+    place: OwnedSemaphorePermit,
+) {
+    let _open = Raised::new(&server.metrics.connections);
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "client connection ended");
+        return;
+    }
+    let (client, stream) = Client::new(stream, peer.ip());
+    let deadline = client.deadline.clone();
+    let shared = Arc::new((client, entry, Arc::clone(&server.proxy)));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let shared = Arc::clone(&shared);
+        async move {
+            let (client, entry, proxy) = &*shared;
+            proxy.answer(client, entry, request).await
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    // Of its own, because polling a token locks it, and this is polled with every request.
+    let stop = server.stop.child_token();
+    let mut stopped = pin!(stop.cancelled());
+    let mut forced = pin!(server.force.cancelled());
+    let mut stopping = false;
+    let ended = poll_fn(|cx| {
+        if !stopping && stopped.as_mut().poll(cx).is_ready() {
+            stopping = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        let cut_off = stopping && forced.as_mut().poll(cx).is_ready();
+        if cut_off || deadline.has_passed() {
+            return Poll::Ready(Ok(()));
+        }
+        connection.as_mut().poll(cx)
+    })
+    .await;
+    if let Err(error) = ended {
+        tracing::debug!(%error, "client connection ended");
+    }
+    drop(place);
+}

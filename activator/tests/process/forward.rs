@@ -1,0 +1,268 @@
+//! What a proxy must do right.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use crds::control::PodState;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+
+use crate::support::{
+    backend::Backend,
+    client::{self, Raw},
+    world::World,
+};
+
+/// A world with one serving pod.
+async fn serving() -> (World, Backend) {
+    let world = World::new().await;
+    let backend = Backend::start("a");
+    (serving_at(world, backend.address).await, backend)
+}
+
+async fn serving_at(mut world: World, address: std::net::SocketAddr) -> World {
+    let pods = world.pods().pod("a", address, PodState::Serving);
+    world.tell(pods).await;
+    world
+}
+
+#[tokio::test]
+async fn one_connection_to_the_pod_serves_request_after_request() {
+    let (world, backend) = serving().await;
+    let mut connection = client::connect(world.address).await;
+    for _ in 0..50 {
+        let answer = client::on(&mut connection, client::request("/hello")).await;
+        assert_eq!(answer.text(), "a");
+    }
+    assert_eq!(backend.seen().len(), 50);
+    // Now and then the next request is faster than the last one's connection.
+    assert!(backend.connections() <= 3, "{}", backend.connections());
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_the_pod_closes_costs_no_request() {
+    let (world, backend) = serving().await;
+    for round in 1..=20 {
+        assert_eq!(
+            client::get(world.address, "/hello").await.status,
+            StatusCode::OK
+        );
+        backend.hang_up();
+        assert_eq!(backend.seen().len(), round);
+    }
+}
+
+/// A pod that answers the first request of a connection and closes it without an answer when the second has come.
+async fn closes_on_second(listener: TcpListener) {
+    loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        tokio::spawn(async move {
+            let mut buffer = [0; 4096];
+            assert!(stream.read(&mut buffer).await.unwrap() > 0);
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                .await
+                .unwrap();
+            let _ = stream.read(&mut buffer).await;
+        });
+    }
+}
+
+#[tokio::test]
+async fn what_may_have_been_read_is_sent_again_only_if_that_does_no_harm() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let world = serving_at(World::new().await, listener.local_addr().unwrap()).await;
+    tokio::spawn(closes_on_second(listener));
+    for _ in 0..5 {
+        assert_eq!(client::get(world.address, "/").await.status, StatusCode::OK);
+    }
+    let post = || {
+        let post = Request::post("/").header("host", "hello.shop");
+        post.body(Full::new(Bytes::from_static(b"order"))).unwrap()
+    };
+    let mut statuses = Vec::new();
+    for _ in 0..4 {
+        statuses.push(client::send(world.address, post()).await);
+    }
+    let failed = statuses
+        .iter()
+        .find(|a| a.status == StatusCode::BAD_GATEWAY)
+        .unwrap();
+    assert_eq!(failed.header("x-ebb-reason"), "pod-failed");
+}
+
+#[tokio::test]
+async fn answers_without_a_body_and_with_trailers_pass() {
+    let (world, backend) = serving().await;
+    let mut request = client::request("/hello");
+    *request.method_mut() = http::Method::HEAD;
+    let head = client::send(world.address, request).await;
+    assert_eq!(
+        (head.status, head.header("content-length")),
+        (StatusCode::OK, "1")
+    );
+    assert!(head.body.is_empty());
+    let none = client::get(world.address, "/none").await;
+    assert_eq!(
+        (none.status, none.header("content-length")),
+        (StatusCode::NO_CONTENT, "")
+    );
+    assert_eq!(
+        client::get(world.address, "/same").await.status,
+        StatusCode::NOT_MODIFIED
+    );
+
+    let mut request = client::request("/trailers");
+    request
+        .headers_mut()
+        .insert("te", "trailers".parse().unwrap());
+    let answer = client::send(world.address, request).await;
+    assert_eq!(answer.text(), "data");
+    assert_eq!(answer.trailers.unwrap()["x-sum"], "42");
+
+    let mut raw = Raw::connect(world.address).await;
+    raw.write(
+        "POST /echo HTTP/1.1\r\nHost: hello.shop\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\nConnection: close\r\n\r\n\
+         4\r\nbody\r\n0\r\nx-sum: 1\r\n\r\n",
+    )
+    .await;
+    assert!(raw.read_all().await.ends_with("body"));
+    let seen = backend.seen().pop().unwrap();
+    assert_eq!(seen.trailers.unwrap()["x-sum"], "1");
+    assert_eq!(seen.body, "body");
+}
+
+#[tokio::test]
+async fn pods_see_the_host_and_where_the_request_comes_from() {
+    let (world, backend) = serving().await;
+    let mut request = client::request("/a/b?c=d");
+    let headers = request.headers_mut();
+    headers.insert("x-forwarded-for", "9.9.9.9".parse().unwrap());
+    headers.insert("connection", "x-private".parse().unwrap());
+    headers.insert("x-private", "1".parse().unwrap());
+    client::send(world.address, request).await;
+    let seen = backend.seen().pop().unwrap();
+    assert_eq!(seen.method, http::Method::GET);
+    assert_eq!(seen.uri, "/a/b?c=d");
+    assert_eq!(seen.headers["host"], "hello.shop");
+    assert_eq!(seen.headers["x-forwarded-for"], "9.9.9.9, 127.0.0.1");
+    assert_eq!(seen.headers["x-forwarded-host"], "hello.shop");
+    assert_eq!(seen.headers["x-forwarded-proto"], "http");
+    assert!(!seen.headers.contains_key("x-private"));
+}
+
+#[tokio::test]
+async fn a_client_that_expects_to_be_asked_for_its_body_is_asked_when_there_is_a_pod() {
+    let world = World::new().await;
+    let mut raw = Raw::connect(world.address).await;
+    raw.write(
+        "POST /echo HTTP/1.1\r\nHost: hello.shop\r\nContent-Length: 4\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n",
+    )
+    .await;
+    world.held(1).await;
+    let backend = Backend::start("a");
+    let _world = serving_at(world, backend.address).await;
+    assert_eq!(
+        raw.read_to("\r\n\r\n").await,
+        "HTTP/1.1 100 Continue\r\n\r\n"
+    );
+    raw.write("body").await;
+    let answer = raw.read_all().await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with("body"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn an_old_client_is_served() {
+    let (world, _backend) = serving().await;
+    let mut raw = Raw::connect(world.address).await;
+    raw.write("GET /gate HTTP/1.0\r\n\r\n").await;
+    raw.read_to("begin ").await;
+    _backend.open();
+    assert_eq!(raw.read_all().await, "end");
+}
+
+#[tokio::test]
+async fn a_pod_that_takes_too_long_is_cut_off() {
+    let world = World::with(&[], |route| route.request_ms = 200).await;
+    let backend = Backend::start("a");
+    let world = serving_at(world, backend.address).await;
+    let late = client::get(world.address, "/late").await;
+    assert_eq!(late.status, StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(late.header("x-ebb-reason"), "request-timeout");
+    let mut connection = client::connect(world.address).await;
+    let response = connection
+        .send_request(client::request("/gate"))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(response.into_body().collect().await.is_err());
+    world
+        .metric_is("ebb_activator_requests_in_flight", 0.0)
+        .await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_answer_does_not_keep_the_pod() {
+    let world = World::with(&[], |route| route.request_ms = 500).await;
+    let backend = Backend::start("a");
+    let world = serving_at(world, backend.address).await;
+    let mut raw = Raw::connect(world.address).await;
+    raw.write("GET /flood HTTP/1.1\r\nHost: hello.shop\r\n\r\n")
+        .await;
+    raw.read_to("\r\n\r\n").await;
+    world
+        .metric_is("ebb_activator_requests_in_flight", 1.0)
+        .await;
+    world
+        .metric_is("ebb_activator_requests_in_flight", 0.0)
+        .await;
+    world
+        .metric_is("ebb_activator_client_connections", 0.0)
+        .await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_in_the_middle_frees_the_pod() {
+    let (world, backend) = serving().await;
+    for path in ["/gate", "/late"] {
+        let mut raw = Raw::connect(world.address).await;
+        raw.write(&format!("GET {path} HTTP/1.1\r\nHost: hello.shop\r\n\r\n"))
+            .await;
+        world
+            .metric_is("ebb_activator_requests_in_flight", 1.0)
+            .await;
+        drop(raw);
+        world
+            .metric_is("ebb_activator_requests_in_flight", 0.0)
+            .await;
+    }
+    assert_eq!(backend.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn unused_connections_to_pods_are_closed_before_the_pods_close_them() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let world = serving_at(World::new().await, listener.local_addr().unwrap()).await;
+    let pod = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut buffer = [0; 4096];
+        assert!(stream.read(&mut buffer).await.unwrap() > 0);
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            .await
+            .unwrap();
+        let answered = tokio::time::Instant::now();
+        assert_eq!(stream.read(&mut buffer).await.unwrap(), 0);
+        answered.elapsed()
+    });
+    client::get(world.address, "/").await;
+    let unused = pod.await.unwrap();
+    assert!(unused < Duration::from_millis(5_500), "{unused:?}");
+}

@@ -1,0 +1,93 @@
+//! Frames to tell an activator.
+
+use std::net::SocketAddr;
+
+use crds::{
+    control::{
+        Backends, Pod, PodState, Problem, Readiness, RevisionBackends, Route, ToActivator, Weight,
+    },
+    names::FunctionKey,
+};
+
+/// The revision of all pods in these tests.
+pub(crate) const REVISION: &str = "hello-1";
+
+/// Builds a route.
+pub(crate) fn route(function: &FunctionKey, port: u16) -> Route {
+    Route {
+        function: function.clone(),
+        port,
+        hosts: vec![format!("{}.{}", function.name, function.namespace)],
+        weights: vec![Weight {
+            revision: REVISION.to_owned(),
+            weight: 100,
+        }],
+        cold_start_ms: 30_000,
+        request_ms: 30_000,
+    }
+}
+
+/// Builds `Backends`; turn it into a frame with `frame`.
+#[derive(Clone)]
+pub(crate) struct Pods(Backends);
+
+/// No pods of `function`, with nothing draining.
+pub(crate) fn pods(function: &FunctionKey) -> Pods {
+    Pods(Backends {
+        function: function.clone(),
+        drain: 0,
+        revisions: vec![RevisionBackends {
+            revision: REVISION.to_owned(),
+            port: 1,
+            readiness: Readiness::Connect,
+            problem: None,
+            pods: Vec::new(),
+        }],
+    })
+}
+
+impl Pods {
+    /// Adds a pod whose UID is its name.
+    pub(crate) fn pod(mut self, name: &str, address: SocketAddr, state: PodState) -> Self {
+        let revision = &mut self.0.revisions[0];
+        revision.port = address.port();
+        revision.pods.push(Pod {
+            uid: name.to_owned(),
+            name: name.to_owned(),
+            address: address.ip(),
+            state,
+            startup: None,
+        });
+        self
+    }
+
+    pub(crate) fn startup(mut self, startup: crds::control::Startup) -> Self {
+        for pod in &mut self.0.revisions[0].pods {
+            pod.startup = Some(startup);
+        }
+        self
+    }
+
+    pub(crate) fn drain(mut self, number: u64) -> Self {
+        self.0.drain = number;
+        self
+    }
+
+    pub(crate) fn readiness(mut self, readiness: Readiness) -> Self {
+        self.0.revisions[0].readiness = readiness;
+        self
+    }
+
+    pub(crate) fn problem(mut self, reason: &str, message: &str, fatal: bool) -> Self {
+        self.0.revisions[0].problem = Some(Problem {
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            fatal,
+        });
+        self
+    }
+
+    pub(crate) fn frame(self) -> ToActivator {
+        ToActivator::Backends(self.0)
+    }
+}

@@ -1,0 +1,94 @@
+//! Measurements, each beside what it is compared with, in one run.
+
+mod cold_start;
+mod floor;
+mod idle;
+mod together;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::{cluster::Cluster, scene::Scene};
+
+/// What can be measured.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Bench {
+    /// First requests from zero beside raw scale patches of the same pod, alternating
+    ColdStart {
+        /// Requests, and patches
+        #[arg(long, default_value_t = 20)]
+        rounds: usize,
+        /// Rounds of Functions woken at one instant; 0 leaves that part out
+        #[arg(long, default_value_t = 6)]
+        herd_rounds: usize,
+        /// Functions woken at one instant
+        #[arg(long, default_value_t = 20)]
+        herd: usize,
+    },
+    /// Objects and memory of idle Functions
+    Idle {
+        /// Functions
+        #[arg(long, default_value_t = 200)]
+        functions: usize,
+    },
+}
+
+/// Runs a measurement. Must be called inside the cluster's network namespace.
+///
+/// # Errors
+/// If it could not be measured; a bar that was missed is printed, not an error.
+pub async fn run(cluster: &Cluster, image: &str, bench: &Bench) -> Result<()> {
+    let scene = Scene::open(cluster, image, "bench").await?;
+    let result = match bench {
+        Bench::ColdStart {
+            rounds,
+            herd_rounds,
+            herd,
+        } => {
+            let alone = match rounds {
+                0 => Ok(()),
+                rounds => cold_start::run(&scene, *rounds).await,
+            };
+            match (alone, herd_rounds) {
+                (Ok(()), rounds) if *rounds > 0 => together::run(&scene, *rounds, *herd).await,
+                (alone, _) => alone,
+            }
+        }
+        Bench::Idle { functions } => idle::run(&scene, *functions).await,
+    };
+    if result.is_err() {
+        eprintln!("{}", scene.report().await);
+    }
+    scene.close().await?;
+    result
+}
+
+/// Milliseconds of some durations, sorted.
+fn sorted_ms(times: &[Duration]) -> Vec<f64> {
+    let mut ms: Vec<f64> = times.iter().map(|t| t.as_secs_f64() * 1000.0).collect();
+    ms.sort_by(f64::total_cmp);
+    ms
+}
+
+/// The value below which a share of the sorted values lies (nearest rank).
+fn percentile(sorted: &[f64], share: f64) -> f64 {
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted[rank.clamp(1, sorted.len()) - 1]
+}
+
+/// A line of a table: name, p50, p90, max.
+fn line(name: &str, times: &[Duration]) -> String {
+    let ms = sorted_ms(times);
+    format!(
+        "{name:<44} p50 {:>6.0} ms   p90 {:>6.0} ms   max {:>6.0} ms",
+        percentile(&ms, 0.5),
+        percentile(&ms, 0.9),
+        percentile(&ms, 1.0)
+    )
+}
+
+fn p50(times: &[Duration]) -> f64 {
+    percentile(&sorted_ms(times), 0.5)
+}

@@ -1,0 +1,214 @@
+//! A small HTTP server: the sample app of the demo, and what the tests and benchmarks run behind Ebb.
+//!
+//! `/` greets · `/echo` returns the body · `/hash` answers its length and FNV-1a-64 · `/sleep?ms=N` ·
+//! `/drip?bytes=N&ms=M` · `/headers` · `/status?code=N` · `/requests` counts · `/ready` for a probe.
+//!
+//! Environment: `PORT` (8080), `START_DELAY_MS` before it listens, `READY_DELAY_MS` before `/ready` says yes,
+//! `CRASH=1` to fail at the start. On SIGTERM it finishes what is in flight and leaves.
+
+use std::convert::Infallible;
+use std::env;
+use std::net::Ipv4Addr;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::Bytes;
+use e2e::fnv::Fnv;
+use futures::stream;
+use http::{HeaderMap, Request, Response, StatusCode, Uri};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, sleep, sleep_until};
+
+type Body = BoxBody<Bytes, hyper::Error>;
+
+/// Requests answered so far, without those to `/ready` and `/requests` themselves.
+static REQUESTS: AtomicU64 = AtomicU64::new(0);
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    if env::var("CRASH").is_ok_and(|value| value == "1") {
+        eprintln!("CRASH=1: failing as I was told to");
+        return ExitCode::from(3);
+    }
+    match serve().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ebb-hello: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let ready_at = Instant::now() + millis("READY_DELAY_MS");
+    tokio::select! {
+        () = sleep(millis("START_DELAY_MS")) => {}
+        _ = terminate.recv() => return Ok(()),
+    }
+    let port = env::var("PORT")
+        .ok()
+        .and_then(|port| port.parse().ok())
+        .unwrap_or(8080);
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?;
+    let in_flight = GracefulShutdown::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = terminate.recv() => break,
+        };
+        let Ok((socket, _)) = accepted else {
+            sleep(Duration::from_millis(10)).await; // out of file descriptors: some will be free again
+            continue;
+        };
+        let _ = socket.set_nodelay(true);
+        let service = service_fn(move |request| async move {
+            Ok::<_, Infallible>(answer(request, ready_at).await)
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .serve_connection(TokioIo::new(socket), service);
+        // An error here is the client's hanging up, which is no concern of this server.
+        tokio::spawn(in_flight.watch(connection));
+    }
+    drop(listener);
+    in_flight.shutdown().await;
+    Ok(())
+}
+
+fn millis(variable: &str) -> Duration {
+    Duration::from_millis(
+        env::var(variable)
+            .ok()
+            .and_then(|value| value.parse().ok())
+            .unwrap_or(0),
+    )
+}
+
+async fn answer(request: Request<Incoming>, ready_at: Instant) -> Response<Body> {
+    let uri = request.uri().clone();
+    if !matches!(uri.path(), "/ready" | "/requests") {
+        REQUESTS.fetch_add(1, Relaxed);
+    }
+    match uri.path() {
+        "/" => text(StatusCode::OK, format!("Hello from {}\n", hostname())),
+        "/echo" => echo(request),
+        "/hash" => digest(request.into_body()).await,
+        "/sleep" => {
+            sleep(Duration::from_millis(query(&uri, "ms"))).await;
+            text(StatusCode::OK, "slept\n".to_owned())
+        }
+        "/drip" => Response::new(drip(query(&uri, "bytes"), query(&uri, "ms"))),
+        "/headers" => text(StatusCode::OK, lines(request.headers())),
+        "/status" => status(query(&uri, "code")),
+        "/requests" => text(StatusCode::OK, format!("{}\n", REQUESTS.load(Relaxed))),
+        "/ready" if Instant::now() < ready_at => {
+            text(StatusCode::SERVICE_UNAVAILABLE, "not yet\n".to_owned())
+        }
+        "/ready" => text(StatusCode::OK, "ready\n".to_owned()),
+        path => text(StatusCode::NOT_FOUND, format!("nothing at {path}\n")),
+    }
+}
+
+fn text(status: StatusCode, text: String) -> Response<Body> {
+    let mut response = Response::new(Full::from(text).map_err(|never| match never {}).boxed());
+    *response.status_mut() = status;
+    response
+}
+
+/// The name of the pod.
+fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    name.map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
+}
+
+fn query(uri: &Uri, key: &str) -> u64 {
+    let pairs = uri
+        .query()
+        .unwrap_or_default()
+        .split('&')
+        .filter_map(|pair| pair.split_once('='));
+    pairs
+        .filter(|(name, _)| *name == key)
+        .find_map(|(_, value)| value.parse().ok())
+        .unwrap_or(0)
+}
+
+fn echo(request: Request<Incoming>) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let mut response = Response::new(body.boxed());
+    if let Some(kind) = parts.headers.get(http::header::CONTENT_TYPE) {
+        response
+            .headers_mut()
+            .insert(http::header::CONTENT_TYPE, kind.clone());
+    }
+    response
+}
+
+async fn digest(mut body: Incoming) -> Response<Body> {
+    let (mut length, mut hash) = (0_u64, Fnv::default());
+    while let Some(frame) = body.frame().await {
+        match frame.map(Frame::into_data) {
+            Ok(Ok(data)) => {
+                length += data.len() as u64;
+                hash.write(&data);
+            }
+            Ok(Err(_trailers)) => {}
+            Err(error) => {
+                return text(
+                    StatusCode::BAD_REQUEST,
+                    format!("the body broke off: {error}\n"),
+                );
+            }
+        }
+    }
+    text(StatusCode::OK, format!("{length} {:016x}\n", hash.finish()))
+}
+
+/// A body of `total` bytes, spread evenly over `ms` milliseconds.
+fn drip(total: u64, ms: u64) -> Body {
+    const LARGEST: u64 = 64 * 1024;
+    let pieces = (ms / 10)
+        .max(total.div_ceil(LARGEST))
+        .clamp(1, total.max(1));
+    let start = Instant::now();
+    let body = stream::unfold(0, move |piece| async move {
+        if piece == pieces {
+            return None;
+        }
+        sleep_until(start + Duration::from_millis(ms) * (piece as u32 + 1) / pieces as u32).await;
+        let share = |n: u64| (u128::from(total) * u128::from(n) / u128::from(pieces)) as usize;
+        let data = Bytes::from(vec![b'.'; share(piece + 1) - share(piece)]);
+        Some((Ok(Frame::data(data)), piece + 1))
+    });
+    StreamBody::new(body).boxed()
+}
+
+fn lines(headers: &HeaderMap) -> String {
+    let line = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+        format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes()))
+    };
+    headers.iter().map(line).collect()
+}
+
+fn status(code: u64) -> Response<Body> {
+    let known = u16::try_from(code)
+        .ok()
+        .filter(|code| (200..600).contains(code));
+    match known.and_then(|code| StatusCode::from_u16(code).ok()) {
+        Some(status) => text(status, format!("{status}\n")),
+        None => text(
+            StatusCode::BAD_REQUEST,
+            "code must be between 200 and 599\n".to_owned(),
+        ),
+    }
+}
