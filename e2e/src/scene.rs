@@ -13,7 +13,7 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
     client::{self, Answer, Connection},
@@ -85,12 +85,17 @@ impl Scene {
         manifest
     }
 
-    /// Applies a Function of the sample app and waits until it is routed.
+    /// Applies a Function of the sample app and waits until clients reach it. A connection alone does not wake it.
     pub async fn function(&self, name: &str, spec: Value) -> Result<()> {
         self.apply(name, spec).await?;
-        self.wait_condition(name, "Routed", "True", Duration::from_secs(20))
-            .await?;
-        Ok(())
+        let within = Duration::from_secs(20);
+        self.wait_condition(name, "Routed", "True", within).await?;
+        // kube-proxy needs up to a second to make a new Service known to the node.
+        let reachable = async || {
+            let address = self.address(name).await?;
+            Ok(TcpStream::connect(address).await.ok().map(drop))
+        };
+        eventually(within, &format!("{name} is reachable"), reachable).await
     }
 
     /// Applies a Function of the sample app.

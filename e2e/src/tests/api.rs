@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::{cluster::Layout, scene::Scene};
 
 /// A mistake, and a part of the message that must name it.
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn mistakes() -> Vec<(&'static str, Value, &'static str)> {
     let ports = |ports: Value| json!({"template": {"spec": {"containers": [{"name": "app", "image": "x", "ports": ports}]}}});
     let with = |mut spec: Value, port: Value| {

@@ -4,7 +4,9 @@ use std::{fmt::Debug, sync::Arc};
 
 use crds::{
     function::Function,
-    names::{FIELD_MANAGER_SCALE, FunctionKey, LABEL_FUNCTION},
+    names::{
+        FIELD_MANAGER_SCALE, FUNCTION_PORT_FIRST, FUNCTION_PORT_LAST, FunctionKey, LABEL_FUNCTION,
+    },
 };
 use k8s_openapi::{
     api::{
@@ -185,11 +187,16 @@ fn slim(mut pod: Pod) -> Pod {
     pod
 }
 
-/// The Function's port on the activators that a Service of ours records.
+/// The Function's port on the activators that a Service of ours records, if it is one that Ebb gives.
 pub fn recorded_port(service: &Service) -> Option<u16> {
     let ports = service.spec.as_ref()?.ports.as_ref()?;
     match ports.first()?.target_port.as_ref()? {
-        IntOrString::Int(port) => u16::try_from(*port).ok(),
+        IntOrString::Int(port) => {
+            let port = u16::try_from(*port).ok()?;
+            (FUNCTION_PORT_FIRST..=FUNCTION_PORT_LAST)
+                .contains(&port)
+                .then_some(port)
+        }
         IntOrString::String(_) => None,
     }
 }

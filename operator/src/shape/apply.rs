@@ -13,7 +13,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource,
-    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
@@ -39,6 +39,8 @@ pub enum Outcome {
     Created,
     /// Somebody, or a new version of Ebb, had made it differ.
     Restored,
+    /// An object of this name belongs to somebody else; it was left alone.
+    Foreign,
 }
 
 impl Applier {
@@ -155,24 +157,60 @@ impl Applier {
         let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
         let place = format!("{}/{}/{name}", K::kind(&()), key.namespace);
         let hash = hash(wanted);
-        if let Some(observed) = observed {
-            let known = self.applied.lock().get(&place).cloned();
-            if known == Some((hash, version(observed.meta()))) {
-                return Ok(Outcome::Unchanged);
-            }
-            // An object that cannot be written as JSON is applied, and that tells why.
-            if serde_json::to_value(observed).is_ok_and(|observed| covers(wanted, &observed)) {
-                return Ok(Outcome::Unchanged);
-            }
+        let Some(observed) = observed else {
+            return self.create::<K>(key, name, wanted).await;
+        };
+        let known = self.applied.lock().get(&place).cloned();
+        if known == Some((hash, version(observed.meta()))) {
+            return Ok(Outcome::Unchanged);
+        }
+        // An object that cannot be written as JSON is applied, and that tells why.
+        if serde_json::to_value(observed).is_ok_and(|observed| covers(wanted, &observed)) {
+            return Ok(Outcome::Unchanged);
         }
         let object: K = self.patch(key, wanted).await?;
         self.applied
             .lock()
             .insert(place, (hash, version(object.meta())));
-        Ok(if observed.is_some() {
-            Outcome::Restored
+        Ok(Outcome::Restored)
+    }
+
+    /// Creates an object, and never takes over one that is there already: an apply would.
+    async fn create<K>(
+        &self,
+        key: &FunctionKey,
+        name: &str,
+        wanted: &Value,
+    ) -> kube::Result<Outcome>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Serialize
+            + DeserializeOwned
+            + Clone
+            + std::fmt::Debug,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), &key.namespace);
+        let object: K = serde_json::from_value(wanted.clone()).map_err(kube::Error::SerdeError)?;
+        let params = PostParams {
+            field_manager: Some(FIELD_MANAGER_SHAPE.into()),
+            ..PostParams::default()
+        };
+        match api.create(&params, &object).await {
+            Ok(_) => return Ok(Outcome::Created),
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {}
+            Err(error) => return Err(error),
+        }
+        // Ours, if the watch is only late.
+        let uid = wanted["metadata"]["ownerReferences"][0]["uid"].as_str();
+        let there = api.get_metadata(name).await?;
+        let owners = there.metadata.owner_references.iter().flatten();
+        let ours = owners
+            .into_iter()
+            .any(|owner| Some(owner.uid.as_str()) == uid);
+        Ok(if ours {
+            Outcome::Unchanged
         } else {
-            Outcome::Created
+            Outcome::Foreign
         })
     }
 
@@ -194,17 +232,16 @@ impl Applier {
         .await
     }
 
-    /// Makes the scaler own the count. Not forced: if the count has changed since it was seen, the next reconcile sees that.
+    /// Makes the scaler own the count. Not forced: a count that has changed since it was seen must not be put back.
     async fn claim(&self, key: &FunctionKey, name: &str, replicas: i32) -> kube::Result<()> {
         let api: Api<Deployment> = Api::namespaced(self.client.clone(), &key.namespace);
         let claim = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": {"replicas": replicas}});
-        api.patch(
-            name,
-            &PatchParams::apply(FIELD_MANAGER_SCALE),
-            &Patch::Apply(claim),
-        )
-        .await
-        .map(drop)
+        let params = PatchParams::apply(FIELD_MANAGER_SCALE);
+        match api.patch(name, &params, &Patch::Apply(claim)).await {
+            // The scaler was faster, and owns the count by its own write.
+            Err(kube::Error::Api(status)) if status.is_conflict() => Ok(()),
+            other => other.map(drop),
+        }
     }
 
     /// Forgets what was applied for a Function that is gone.

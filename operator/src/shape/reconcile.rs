@@ -91,9 +91,13 @@ pub async fn work(ctx: Arc<Context>) {
 
 fn retry(ctx: &Context, key: &FunctionKey, result: kube::Result<()>) {
     let mut failures = ctx.failures.lock();
-    let Err(error) = result else {
-        failures.remove(key);
-        return;
+    let error = match result {
+        // A Function whose namespace is being deleted goes with it.
+        Err(error) if !is_terminating(&error) => error,
+        _ => {
+            failures.remove(key);
+            return;
+        }
     };
     let count = failures.entry(key.clone()).or_default();
     let wait = (RETRY_FIRST * 2u32.saturating_pow((*count).min(12))).min(RETRY_MAX);
@@ -101,6 +105,17 @@ fn retry(ctx: &Context, key: &FunctionKey, result: kube::Result<()>) {
     tracing::warn!(function = %key, %error, retry_in = ?wait, "reconcile failed");
     ctx.queue
         .add_after(key, wait.mul_f64(0.75 + 0.5 * fastrand::f64()));
+}
+
+/// Whether nothing can be created because the namespace is being deleted.
+fn is_terminating(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else {
+        return false;
+    };
+    let causes = status.details.iter().flat_map(|d| &d.causes);
+    causes
+        .into_iter()
+        .any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 /// Observe, validate, build, apply, status.
@@ -157,6 +172,7 @@ async fn revision(ctx: &Context, entry: &Entry, plan: &Plan) -> kube::Result<Opt
             }
             Ok(None)
         }
+        Err(error) if is_terminating(&error) => Err(error),
         Err(kube::Error::Api(refused)) if refused.is_invalid() || refused.is_forbidden() => {
             Ok(Some(refused.message.clone()))
         }
@@ -186,28 +202,29 @@ async fn route(
         return Ok(());
     };
     let known = status_of(entry).is_some_and(|s| s.observed_generation.is_some());
-    match ctx
-        .applier
-        .service(key, entry, build::service(key, &uid, port))
-        .await
-    {
-        Ok(Outcome::Restored) => ctx.events.publish(key, Event::restored("the Service")),
-        Ok(Outcome::Created) if known => ctx.events.publish(key, Event::restored("the Service")),
-        Ok(_) => {}
-        Err(error) => return Err(error),
+    let service = build::service(key, &uid, port);
+    match ctx.applier.service(key, entry, service).await? {
+        Outcome::Foreign => {
+            findings.route = Some(conflict(key));
+            return Ok(());
+        }
+        Outcome::Restored => ctx.events.publish(key, Event::restored("the Service")),
+        Outcome::Created if known => ctx.events.publish(key, Event::restored("the Service")),
+        Outcome::Created | Outcome::Unchanged => {}
     }
     let activators = ctx.fleet.endpoints(key, port);
     findings.activators = activators.len();
-    ctx.applier
-        .slice(key, entry, build::slice(key, &uid, port, &activators))
-        .await?;
+    let slice = build::slice(key, &uid, port, &activators);
+    if ctx.applier.slice(key, entry, slice).await? == Outcome::Foreign {
+        findings.route = Some(conflict(key));
+    }
     Ok(())
 }
 
 fn conflict(key: &FunctionKey) -> Verdict {
     let name = &key.name;
     let message = format!(
-        "a Service {name} exists that does not belong to this Function: rename the Function or delete the Service"
+        "a Service or EndpointSlice {name} exists that does not belong to this Function: rename the Function, or delete the other"
     );
     Verdict::no(Reason::ServiceConflict, message)
 }
