@@ -14,7 +14,7 @@ use crate::{
     headers,
     metrics::{Metrics, Raised},
     pod::Pod,
-    pool::Sender,
+    pool::{Fresh, Sender},
 };
 
 /// How often a request is sent again after a connection broke: once after a kept one, which says nothing of the pod, and twice
@@ -71,18 +71,20 @@ impl<'a> Exchange<'a> {
         let (response, connection) = loop {
             let pool = &slot.payload().pool;
             // Where one kept connection has broken others probably have, too.
-            let kept = (self.resends == 0).then(|| pool.take()).flatten();
-            let (mut connection, kept) = match kept {
-                Some(connection) => (connection, true),
-                None => match pool.connect().await {
-                    Ok(connection) => (connection, false),
-                    Err(error) => {
-                        tracing::debug!(%error, pod = slot.payload().name, "pod is unreachable");
-                        return Ok(Attempt::Unreachable(slot));
-                    }
-                },
+            let may_be_kept = self.resends == 0;
+            let opened = match may_be_kept.then(|| pool.take()).flatten() {
+                Some(connection) => Ok((connection, None)),
+                None => pool.open(may_be_kept).await,
             };
-            match self.send(&mut connection, kept, deadline).await? {
+            let (mut connection, fresh) = match opened {
+                Ok(opened) => opened,
+                Err(error) => {
+                    tracing::debug!(%error, pod = slot.payload().name, "pod is unreachable");
+                    return Ok(Attempt::Unreachable(slot));
+                }
+            };
+            let kept = fresh.is_none();
+            match self.send(&mut connection, fresh, deadline).await? {
                 Some(response) => break (response, connection),
                 None if kept => {}
                 // A new connection broke before it took anything: no better than one that is refused.
@@ -101,15 +103,19 @@ impl<'a> Exchange<'a> {
     async fn send(
         &mut self,
         connection: &mut Sender,
-        kept: bool,
+        fresh: Option<Fresh>,
         deadline: Instant,
     ) -> Result<Option<Response<hyper::body::Incoming>>, Failure> {
         let Some(request) = self.request.take() else {
             // Every way back to here puts it back first.
             return Err(Refusal::new(Reason::PodFailed, "the request was sent already").into());
         };
-        let copy = if kept { repeatable(&request) } else { None };
-        let sent = timeout_at(deadline, connection.try_send_request(request)).await;
+        let copy = match fresh {
+            Some(_) => None,
+            None => repeatable(&request),
+        };
+        let answer = Fresh::until(fresh, connection.try_send_request(request));
+        let sent = timeout_at(deadline, answer).await;
         let mut error = match sent {
             Ok(Ok(response)) => return Ok(Some(response)),
             Ok(Err(error)) => error,

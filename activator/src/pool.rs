@@ -1,13 +1,14 @@
 //! Connections to one pod.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::{
     net::TcpStream,
-    time::{Instant, timeout},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{body::Upload, metrics::Metrics};
@@ -22,6 +23,15 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Unused connections kept for a pod. One pod seldom has more requests at once; those above this connect anew.
 const MAX_IDLE: usize = 512;
 
+/// New connections at once that a pod may not have accepted yet. The backlogs of common servers are 100 (Tomcat), 128 (Rust's and Python's std),
+/// 511 (Node.js, nginx) and 4096 (Go): beyond it the kernel drops the SYN, which is repeated only after a second. This leaves
+/// room in the smallest for the two activators that a Function has.
+const MAX_FRESH: usize = 48;
+
+/// How long a new connection counts as not accepted when no answer proves the contrary. A pod that has just started shares its node
+/// with other things that start; one whose answers take long still gets 480 connections a second, and keeps them.
+const FRESH_FOR: Duration = Duration::from_millis(100);
+
 /// Longest wait for a connection. A pod in the same cluster accepts within a round trip; this
 /// allows for one lost SYN, which the kernel repeats after a second.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -32,7 +42,27 @@ pub(crate) struct Pool {
     address: SocketAddr,
     /// `None` once the pod is gone.
     idle: Mutex<Option<Vec<Idle>>>,
+    fresh: Arc<Semaphore>,
     metrics: Arc<Metrics>,
+}
+
+/// A connection that was opened just now holds this until the pod is known, or can be assumed, to have accepted it.
+#[derive(Debug)]
+pub(crate) struct Fresh(OwnedSemaphorePermit);
+
+impl Fresh {
+    /// Waits for an answer that comes over the connection.
+    pub(crate) async fn until<F: Future>(fresh: Option<Self>, answer: F) -> F::Output {
+        let mut answer = pin!(answer);
+        if let Some(Self(permit)) = fresh {
+            tokio::select! {
+                biased;
+                answer = &mut answer => return answer,
+                () = sleep(FRESH_FOR) => drop(permit),
+            }
+        }
+        answer.await
+    }
 }
 
 #[derive(Debug)]
@@ -46,6 +76,7 @@ impl Pool {
         Self {
             address,
             idle: Mutex::new(Some(Vec::new())),
+            fresh: Arc::new(Semaphore::new(MAX_FRESH)),
             metrics,
         }
     }
@@ -82,11 +113,20 @@ impl Pool {
         }
     }
 
-    /// Opens a connection.
+    /// Opens a connection when the pod can take another one, or returns a used one if that comes first and `kept` allows it.
     ///
     /// # Errors
     /// If the pod does not accept one in time.
-    pub(crate) async fn connect(&self) -> io::Result<Sender> {
+    pub(crate) async fn open(&self, kept: bool) -> io::Result<(Sender, Option<Fresh>)> {
+        let permit = Arc::clone(&self.fresh).acquire_owned().await;
+        let permit = permit.map_err(io::Error::other)?;
+        if let Some(used) = kept.then(|| self.take()).flatten() {
+            return Ok((used, None));
+        }
+        Ok((self.connect().await?, Some(Fresh(permit))))
+    }
+
+    async fn connect(&self) -> io::Result<Sender> {
         let connected = match timeout(CONNECT_TIMEOUT, TcpStream::connect(self.address)).await {
             Ok(Ok(stream)) => handshake(stream).await,
             Ok(Err(error)) => Err(error),

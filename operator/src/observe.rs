@@ -9,6 +9,7 @@ pub mod watch;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 use crds::{function::Function, names::FunctionKey};
@@ -52,7 +53,16 @@ pub struct ObservedPod {
     pub scheduled: Option<Instant>,
     /// When it was first seen with an address.
     pub addressed: Option<Instant>,
+    /// When it was first seen ready, of the time that it has been ready without a break.
+    pub ready: Option<Instant>,
 }
+
+/// How long a pod must be ready before it counts as a proof that its revision works. Without a readiness probe the kubelet calls a
+/// container ready as soon as it runs, so one that crashes at its start is ready for a moment.
+pub const SETTLE: Duration = Duration::from_secs(2);
+
+/// The same for a pod that has crashed before: at its next start it is ready for a moment, too.
+pub const SETTLE_CRASHED: Duration = Duration::from_secs(10);
 
 impl ObservedPod {
     /// The pod's revision, by its label.
@@ -64,6 +74,19 @@ impl ObservedPod {
     /// Whether the kubelet says that it is ready, and nobody is deleting it.
     pub fn is_ready(&self) -> bool {
         self.is_alive() && problem::is_ready(&self.pod)
+    }
+
+    /// Whether it has been ready for so long that its revision can be said to work.
+    pub fn is_settled(&self, now: Instant) -> bool {
+        let settle = if problem::last_crash(&self.pod).is_some() {
+            SETTLE_CRASHED
+        } else {
+            SETTLE
+        };
+        self.is_ready()
+            && self
+                .ready
+                .is_some_and(|since| now.saturating_duration_since(since) >= settle)
     }
 
     /// Whether it may still serve: nobody is deleting it, and it has not ended (an evicted pod stays as an object, with its address).
@@ -127,6 +150,11 @@ impl Entry {
     pub fn ready(&self, revision: &str) -> u32 {
         // Pods of one Deployment are far below u32's bound.
         self.pods_of(revision).filter(|p| p.is_ready()).count() as u32
+    }
+
+    /// Pods of a revision that have been ready for a while.
+    pub fn settled(&self, revision: &str, now: Instant) -> u32 {
+        self.pods_of(revision).filter(|p| p.is_settled(now)).count() as u32
     }
 
     /// The Service if it belongs to this Function.

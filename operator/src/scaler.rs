@@ -208,7 +208,12 @@ impl Scaler {
 
     fn step(&mut self, key: &FunctionKey) {
         let entry = self.parts.index.entry(key);
-        if entry.function.is_none() {
+        // One that is being deleted in the foreground is still there, but its pods are going.
+        let exists = entry
+            .function
+            .as_ref()
+            .is_some_and(|f| f.metadata.deletion_timestamp.is_none());
+        if !exists {
             self.units.remove(key);
             self.parts.fleet.publish(key, None);
             return;
@@ -224,7 +229,7 @@ impl Scaler {
             unix_ms: unix_ms(),
         };
         let step = self.unit(key).step(&entry, &around);
-        self.publish(key, &entry);
+        self.publish(key, &entry, now);
         if let Some(again) = step.again {
             self.parts
                 .changed
@@ -239,9 +244,9 @@ impl Scaler {
         }
     }
 
-    fn publish(&self, key: &FunctionKey, entry: &Entry) {
+    fn publish(&self, key: &FunctionKey, entry: &Entry, now: Instant) {
         if let Some(unit) = self.units.get(key)
-            && let Some(state) = render::state(key, entry, unit, &self.parts.cluster_domain)
+            && let Some(state) = render::state(key, entry, unit, &self.parts.cluster_domain, now)
         {
             self.parts.fleet.publish(key, Some(state));
         }

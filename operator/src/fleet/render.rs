@@ -4,6 +4,7 @@ use crds::{
     control::{Backends, Pod, PodState, RevisionBackends, Route, Weight},
     names::FunctionKey,
 };
+use tokio::time::Instant;
 
 use crate::{
     observe::{Entry, ObservedPod},
@@ -17,11 +18,9 @@ pub fn state(
     entry: &Entry,
     unit: &Unit,
     cluster_domain: &str,
+    now: Instant,
 ) -> Option<(Route, Backends)> {
-    let function = entry
-        .function
-        .as_ref()
-        .filter(|f| f.metadata.deletion_timestamp.is_none())?;
+    let function = entry.function.as_ref()?;
     let port = entry.port()?;
     let weights = entry.serving().map(|revision| Weight {
         revision: revision.into(),
@@ -41,7 +40,7 @@ pub fn state(
     let revisions = entry
         .deployments
         .keys()
-        .filter_map(|revision| backends(entry, unit, revision))
+        .filter_map(|revision| backends(entry, unit, revision, now))
         .collect();
     let backends = Backends {
         function: key.clone(),
@@ -51,10 +50,10 @@ pub fn state(
     Some((route, backends))
 }
 
-fn backends(entry: &Entry, unit: &Unit, revision: &str) -> Option<RevisionBackends> {
+fn backends(entry: &Entry, unit: &Unit, revision: &str, now: Instant) -> Option<RevisionBackends> {
     let serving = entry.serving_of(revision)?;
     let deployment = entry.deployments.get(revision)?;
-    let problem = problem::find(deployment, entry.pods_of(revision).map(|p| &p.pod));
+    let problem = problem::find(deployment, entry.pods_of(revision), now);
     let pods = entry
         .pods_of(revision)
         .filter_map(|p| pod(p, unit))

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::{
     observe::{Entry, ObservedPod},
-    shape::validate,
+    shape::{problem, validate},
 };
 
 /// A kind that the index holds.
@@ -166,6 +166,7 @@ impl Indexed for Pod {
         let observed = ObservedPod {
             scheduled: seen(scheduled, before.and_then(|b| b.scheduled)),
             addressed: seen(addressed, before.and_then(|b| b.addressed)),
+            ready: seen(true, before.and_then(|b| b.ready)).filter(|_| problem::is_ready(&pod)),
             pod: slim(pod),
         };
         entry.pods.insert(name.into(), Arc::new(observed));

@@ -5,6 +5,9 @@ use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{ContainerStatus, Pod},
 };
+use tokio::time::Instant;
+
+use crate::observe::ObservedPod;
 
 /// Longest message in bytes: an Event's note holds 1 kB.
 const MESSAGE_MAX: usize = 700;
@@ -47,16 +50,35 @@ impl Problem {
     }
 }
 
-/// What keeps the pods of a revision from starting, `None` if nothing is known to. A pod that is ready proves that the revision can start.
-pub fn find<'a>(deployment: &Deployment, pods: impl Iterator<Item = &'a Pod>) -> Option<Problem> {
+/// What keeps the pods of a revision from starting, `None` if nothing is known to. A pod that is ready proves that the revision can start, one
+/// that has crashed before only when it has stayed ready for a while.
+pub fn find<'a>(
+    deployment: &Deployment,
+    pods: impl Iterator<Item = &'a ObservedPod>,
+    now: Instant,
+) -> Option<Problem> {
     let mut found = None;
-    for pod in pods.filter(|p| p.metadata.deletion_timestamp.is_none()) {
-        if is_ready(pod) {
+    for observed in pods.filter(|p| p.is_alive()) {
+        let crash = last_crash(&observed.pod);
+        if observed.is_ready() && (crash.is_none() || observed.is_settled(now)) {
             return None;
         }
-        found = found.or_else(|| of_pod(pod));
+        found = found
+            .or_else(|| of_pod(&observed.pod))
+            .or_else(|| crash.filter(|_| observed.is_ready()));
     }
     found.or_else(|| refused(deployment))
+}
+
+/// The last crash of a container that now runs again.
+pub fn last_crash(pod: &Pod) -> Option<Problem> {
+    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
+    statuses.iter().find_map(|status| {
+        let ended = status.last_state.as_ref()?.terminated.as_ref()?;
+        let detail = ended.reason.as_deref().unwrap_or("Error");
+        let message = crashed(status, ended.exit_code, detail);
+        (ended.exit_code != 0).then(|| Problem::new(Reason::ContainerCrashed, detail, message))
+    })
 }
 
 /// Whether the kubelet says that the pod is ready.
@@ -190,8 +212,35 @@ mod tests {
             "state": state, "lastState": {"terminated": {"exitCode": 3, "reason": "Error"}}}]})
     }
 
+    /// The problem of these pods, `ready` seconds after they were first seen.
+    fn after(ready: u64, pods: &[Pod]) -> Option<(Reason, String, bool)> {
+        let then = Instant::now();
+        let now = then + std::time::Duration::from_secs(ready);
+        let observed: Vec<ObservedPod> = pods
+            .iter()
+            .map(|pod| ObservedPod {
+                pod: pod.clone(),
+                scheduled: Some(then),
+                addressed: Some(then),
+                ready: is_ready(pod).then_some(then),
+            })
+            .collect();
+        find(&Deployment::default(), observed.iter(), now)
+            .map(|p| (p.reason, p.message.clone(), p.fatal()))
+    }
+
     fn of(pods: &[Pod]) -> Option<(Reason, String, bool)> {
-        find(&Deployment::default(), pods.iter()).map(|p| (p.reason, p.message.clone(), p.fatal()))
+        after(0, pods)
+    }
+
+    #[test]
+    fn a_container_that_crashed_must_stay_ready_to_count_as_mended() {
+        let mut again = container(json!({"running": {}}));
+        again["conditions"] = json!([{"type": "Ready", "status": "True"}]);
+        let again = pod(again);
+        let (reason, ..) = after(1, std::slice::from_ref(&again)).unwrap();
+        assert_eq!(reason, Reason::ContainerCrashed);
+        assert_eq!(after(11, &[again]), None);
     }
 
     #[test]
@@ -244,7 +293,7 @@ mod tests {
         let deployment: Deployment = serde_json::from_value(json!({"metadata": {}, "status": {"conditions":
             [{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota"}]}}))
         .unwrap();
-        let problem = find(&deployment, std::iter::empty()).unwrap();
+        let problem = find(&deployment, std::iter::empty(), Instant::now()).unwrap();
         assert_eq!(
             (problem.reason, problem.message.as_str()),
             (Reason::PodRefused, "exceeded quota")

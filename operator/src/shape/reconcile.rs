@@ -1,10 +1,6 @@
 //! Reconciling one Function, and the workers that do it.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crds::{
     conditions::{ConditionType, Reason, Verdict},
@@ -19,18 +15,19 @@ use kube::{
 use parking_lot::Mutex;
 use runtime::lease::Leadership;
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     events::{Event, Events},
     fleet::Fleet,
     metrics::Metrics,
-    observe::{Entry, Index},
+    observe::{Entry, Index, ObservedPod, SETTLE, SETTLE_CRASHED},
     queue::Queue,
     shape::{
         apply::{Applier, Outcome},
         build,
         ports::Ports,
+        problem::{self, Problem},
         rollout,
         status::{self, Findings},
         validate::Plan,
@@ -74,11 +71,7 @@ pub struct Context {
 pub async fn work(ctx: Arc<Context>) {
     loop {
         let key = ctx.queue.next().await;
-        let leads = ctx
-            .lead
-            .borrow()
-            .epoch(tokio::time::Instant::now())
-            .is_some();
+        let leads = ctx.lead.borrow().epoch(Instant::now()).is_some();
         if leads {
             let started = Instant::now();
             let result = reconcile(&ctx, &key).await;
@@ -118,6 +111,15 @@ fn is_terminating(error: &kube::Error) -> bool {
         .any(|cause| cause.reason == "NamespaceTerminating")
 }
 
+/// When to look again because a pod has been ready for long enough then.
+fn settling(entry: &Entry, now: Instant) -> Option<Duration> {
+    let unsettled = |p: &&Arc<ObservedPod>| p.is_ready() && !p.is_settled(now);
+    let pods = entry.pods.values().filter(unsettled);
+    let crashed = |p: &Arc<ObservedPod>| problem::last_crash(&p.pod).is_some();
+    pods.map(|p| if crashed(p) { SETTLE_CRASHED } else { SETTLE })
+        .min()
+}
+
 /// Observe, validate, build, apply, status.
 async fn reconcile(ctx: &Context, key: &FunctionKey) -> kube::Result<()> {
     // Observe; the plan in the entry is the validated Function.
@@ -129,8 +131,13 @@ async fn reconcile(ctx: &Context, key: &FunctionKey) -> kube::Result<()> {
     if function.metadata.deletion_timestamp.is_some() {
         return Ok(());
     }
+    let now = Instant::now();
+    if let Some(wait) = settling(&entry, now) {
+        ctx.queue.add_after(key, wait);
+    }
     let mut findings = Findings {
-        serving: rollout::serving(&entry),
+        serving: rollout::serving(&entry, now),
+        problem: status::problem(&entry, now),
         ..Findings::default()
     };
     // Build and apply.
@@ -151,7 +158,8 @@ async fn reconcile(ctx: &Context, key: &FunctionKey) -> kube::Result<()> {
         &ctx.cluster_domain,
         Timestamp::now(),
     );
-    write_status(ctx, key, &entry, &function, wanted).await
+    let problem = findings.problem.as_ref();
+    write_status(ctx, key, &function, problem, wanted).await
 }
 
 /// Applies the latest revision's Deployment. `Some`: the API server refuses it, with its words; that is the owner's to mend, not ours to retry.
@@ -237,8 +245,8 @@ fn status_of(entry: &Entry) -> Option<&FunctionStatus> {
 async fn write_status(
     ctx: &Context,
     key: &FunctionKey,
-    entry: &Entry,
     function: &Function,
+    problem: Option<&Problem>,
     wanted: FunctionStatus,
 ) -> kube::Result<()> {
     if function.status.as_ref() == Some(&wanted) {
@@ -260,14 +268,14 @@ async fn write_status(
         }
         Err(error) => return Err(error),
     }
-    tell(ctx, key, entry, function.status.as_ref(), &wanted);
+    tell(ctx, key, problem, function.status.as_ref(), &wanted);
     Ok(())
 }
 
 fn tell(
     ctx: &Context,
     key: &FunctionKey,
-    entry: &Entry,
+    problem: Option<&Problem>,
     before: Option<&FunctionStatus>,
     after: &FunctionStatus,
 ) {
@@ -289,8 +297,8 @@ fn tell(
         if known.is_some_and(|k| k.status == "False" && k.reason == condition.reason) {
             continue;
         }
-        let event = match (kind, status::problem(entry)) {
-            (ConditionType::RevisionReady, Some(problem)) => Event::problem(&problem),
+        let event = match (kind, problem) {
+            (ConditionType::RevisionReady, Some(problem)) => Event::problem(problem),
             (ConditionType::RevisionReady, None) => {
                 Event::warning(Reason::InvalidTemplate, condition.message.clone())
             }

@@ -1,10 +1,12 @@
 //! Which revision takes the requests, and which are removed. Pure.
 
+use tokio::time::Instant;
+
 use crate::{observe::Entry, shape::problem};
 
-/// The revision that should take the requests from now on. The latest one takes over when all pods that it was given are ready, or at once
+/// The revision that should take the requests from now on. The latest one takes over when all pods that it was given have been ready for a moment, or at once
 /// when the serving one cannot serve anyway.
-pub fn serving(entry: &Entry) -> Option<String> {
+pub fn serving(entry: &Entry, now: Instant) -> Option<String> {
     let Some(latest) = entry.latest() else {
         // The template is invalid: the last good revision goes on.
         return entry.serving().map(String::from);
@@ -13,8 +15,8 @@ pub fn serving(entry: &Entry) -> Option<String> {
         return Some(latest.into());
     };
     let wanted = entry.replicas(latest).unwrap_or(0);
-    let ready = wanted > 0 && entry.ready(latest) >= wanted;
-    let next = if ready || is_broken(entry, serving) {
+    let ready = wanted > 0 && entry.settled(latest, now) >= wanted;
+    let next = if ready || is_broken(entry, serving, now) {
         latest
     } else {
         serving
@@ -23,10 +25,9 @@ pub fn serving(entry: &Entry) -> Option<String> {
 }
 
 /// Whether a revision has pods, none of them ready, and a reason why they will not be.
-fn is_broken(entry: &Entry, revision: &str) -> bool {
+fn is_broken(entry: &Entry, revision: &str, now: Instant) -> bool {
     entry.deployments.get(revision).is_some_and(|deployment| {
-        problem::find(deployment, entry.pods_of(revision).map(|p| &p.pod))
-            .is_some_and(|p| p.fatal())
+        problem::find(deployment, entry.pods_of(revision), now).is_some_and(|p| p.fatal())
     })
 }
 
@@ -52,14 +53,17 @@ pub fn finished(entry: &Entry) -> Vec<String> {
 mod tests {
     use std::sync::Arc;
 
-    use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
-    use serde_json::json;
-    use tokio::time::Instant;
-
     use super::*;
     use crate::observe::kinds::Indexed;
+    use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
+    use serde_json::json;
 
     struct Case(Entry);
+
+    /// When pods that are made now have been ready for long enough.
+    fn later() -> Instant {
+        Instant::now() + crate::observe::SETTLE
+    }
 
     impl Case {
         /// A Function whose status names `serving` and whose template gives the returned latest revision.
@@ -102,7 +106,10 @@ mod tests {
     #[test]
     fn the_first_revision_serves_at_once() {
         let (case, latest) = Case::new(None);
-        assert_eq!(serving(&case.deployment(&latest, 0).0), Some(latest));
+        assert_eq!(
+            serving(&case.deployment(&latest, 0).0, later()),
+            Some(latest)
+        );
     }
 
     #[test]
@@ -114,9 +121,9 @@ mod tests {
             .ready("o2", "hello-old")
             .deployment(&latest, 2)
             .ready("n1", &latest);
-        assert_eq!(serving(&case.0).as_deref(), Some("hello-old"));
+        assert_eq!(serving(&case.0, later()).as_deref(), Some("hello-old"));
         let case = case.ready("n2", &latest);
-        assert_eq!(serving(&case.0), Some(latest));
+        assert_eq!(serving(&case.0, later()), Some(latest));
     }
 
     #[test]
@@ -128,7 +135,7 @@ mod tests {
             .deployment("hello-old", 1)
             .pod("o1", "hello-old", broken)
             .deployment(&latest, 1);
-        assert_eq!(serving(&case.0), Some(latest));
+        assert_eq!(serving(&case.0, later()), Some(latest));
     }
 
     #[test]

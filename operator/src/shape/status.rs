@@ -6,6 +6,7 @@ use crds::{
     names::FunctionKey,
 };
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
+use tokio::time::Instant;
 
 use crate::{
     observe::Entry,
@@ -19,6 +20,8 @@ pub struct Findings {
     pub serving: Option<String>,
     /// Why the template or the Function cannot be built or applied.
     pub invalid: Option<String>,
+    /// What keeps the latest revision from starting.
+    pub problem: Option<Problem>,
     /// What is wrong with the way to the Function; `None` when activators listen.
     pub route: Option<Verdict>,
     /// Activators that clients are sent to.
@@ -33,10 +36,10 @@ struct Counts {
 }
 
 /// What keeps the latest revision from starting.
-pub fn problem(entry: &Entry) -> Option<Problem> {
+pub fn problem(entry: &Entry, now: Instant) -> Option<Problem> {
     let latest = entry.latest().or_else(|| entry.serving())?;
     let deployment = entry.deployments.get(latest)?;
-    problem::find(deployment, entry.pods_of(latest).map(|p| &p.pod))
+    problem::find(deployment, entry.pods_of(latest), now)
 }
 
 /// The status that the Function should have now. Conditions keep their transition times while their status stays.
@@ -99,7 +102,7 @@ fn revision_ready(
     if let Some(why) = &findings.invalid {
         return Verdict::no(Reason::InvalidTemplate, why);
     }
-    if let Some(problem) = problem(entry) {
+    if let Some(problem) = &findings.problem {
         return Verdict::no(
             problem.reason,
             format!("{}: {}", problem.detail, problem.message),
@@ -200,12 +203,10 @@ pub fn find(conditions: &[Condition], kind: ConditionType) -> Option<&Condition>
 mod tests {
     use std::sync::Arc;
 
-    use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
-    use serde_json::{Value, json};
-    use tokio::time::Instant;
-
     use super::*;
     use crate::observe::kinds::Indexed;
+    use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
+    use serde_json::{Value, json};
 
     fn entry(replicas: i32, pod: Option<Value>) -> Entry {
         let function = serde_json::from_value(json!({
@@ -232,6 +233,7 @@ mod tests {
     fn status(entry: &Entry) -> FunctionStatus {
         let findings = Findings {
             serving: entry.latest().map(String::from),
+            problem: problem(entry, Instant::now()),
             activators: 2,
             ..Findings::default()
         };
