@@ -120,6 +120,8 @@ impl Pool {
     pub(crate) async fn open(&self, kept: bool) -> io::Result<(Sender, Option<Fresh>)> {
         let permit = Arc::clone(&self.fresh).acquire_owned().await;
         let permit = permit.map_err(io::Error::other)?;
+        // The answer that made room here is about to give its connection back, which saves the pod and us a new one.
+        tokio::task::yield_now().await;
         if let Some(used) = kept.then(|| self.take()).flatten() {
             return Ok((used, None));
         }

@@ -1,5 +1,6 @@
 //! Measurements, each beside what it is compared with, in one run.
 
+mod burst;
 mod cold_start;
 mod floor;
 mod idle;
@@ -26,6 +27,15 @@ pub enum Bench {
         /// Functions woken at one instant
         #[arg(long, default_value_t = 20)]
         herd: usize,
+    },
+    /// Many first requests at once to one Function at zero, beside as many to the same Function warm
+    Burst {
+        /// Requests at once
+        #[arg(long, default_value_t = 500)]
+        requests: usize,
+        /// Rounds
+        #[arg(long, default_value_t = 7)]
+        rounds: usize,
     },
     /// Objects and memory of idle Functions
     Idle {
@@ -56,6 +66,7 @@ pub async fn run(cluster: &Cluster, image: &str, bench: &Bench) -> Result<()> {
                 (alone, _) => alone,
             }
         }
+        Bench::Burst { requests, rounds } => burst::run(&scene, *requests, *rounds).await,
         Bench::Idle { functions } => idle::run(&scene, *functions).await,
     };
     if result.is_err() {

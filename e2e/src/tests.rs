@@ -17,7 +17,7 @@ use anyhow::Result;
 
 use crate::scene::Scene;
 
-pub(crate) use cold::phases;
+pub(crate) use cold::{burst, phases, spread};
 pub use runner::{Outcome, run};
 
 /// One test.
