@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn every_child_name_fits_a_label() {
-        assert!(FUNCTION_NAME_MAX + 1 + REVISION_HASH_LEN <= 63);
+        const { assert!(FUNCTION_NAME_MAX + 1 + REVISION_HASH_LEN <= 63) };
     }
 
     #[test]
