@@ -71,6 +71,9 @@ pub(super) async fn cold_start(scene: &Scene, name: &str) -> Result<Duration> {
         pods.watch(&WatchParams::default().labels(&label), &version)
             .await?
     );
+    // The watch has taken the kept connection: without this the patch would wait for another TLS handshake, which Ebb's
+    // operator never does.
+    scene.api::<Deployment>().get_scale(name).await?;
     let started = Instant::now();
     scale(scene, name, 1).await?;
     while let Some(event) = events.try_next().await? {
