@@ -12,10 +12,12 @@ use crds::{
     names::FunctionKey,
 };
 use parking_lot::Mutex;
-use throttle::{Gate, Target, Told};
+use throttle::{Gate, Notice, Target, Told};
 use tokio::time::Instant;
 
-use crate::{metrics::Metrics, operators::Operators, pod::Pod, probe, timing::ColdStart};
+use crate::{
+    metrics::Metrics, operators::Operators, pod::Pod, probe, stats::Surges, timing::ColdStart,
+};
 
 /// Time after which a wake that led to nothing is sent again.
 pub(crate) const WAKE_REPEAT: Duration = Duration::from_millis(WAKE_REPEAT_MS);
@@ -56,12 +58,16 @@ impl Function {
         max_held: usize,
         operators: &Arc<Operators>,
         metrics: &Arc<Metrics>,
+        surges: &Arc<Surges>,
     ) -> Arc<Self> {
-        let drained_operators = Arc::clone(operators);
+        let (told, surges) = (Arc::clone(operators), Arc::clone(surges));
         let function = key.clone();
-        let gate = Gate::new(max_held, move |drain| {
-            let function = function.clone();
-            drained_operators.send(&ToOperator::Drained { function, drain });
+        let gate = Gate::new(max_held, move |notice| match notice {
+            Notice::Drained(drain) => {
+                let function = function.clone();
+                told.send(&ToOperator::Drained { function, drain });
+            }
+            Notice::Surge => surges.add(&function),
         });
         Arc::new(Self {
             key,

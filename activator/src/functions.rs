@@ -12,7 +12,7 @@ use crds::{
 };
 use parking_lot::Mutex;
 
-use crate::{function::Function, metrics::Metrics, operators::Operators};
+use crate::{function::Function, metrics::Metrics, operators::Operators, stats::Surges};
 
 /// All Functions that this activator knows.
 pub(crate) struct Functions {
@@ -22,6 +22,7 @@ pub(crate) struct Functions {
     max_held: usize,
     operators: Arc<Operators>,
     metrics: Arc<Metrics>,
+    surges: Arc<Surges>,
 }
 
 struct Known {
@@ -30,14 +31,25 @@ struct Known {
 }
 
 impl Functions {
-    pub(crate) fn new(max_held: usize, operators: Arc<Operators>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(
+        max_held: usize,
+        operators: Arc<Operators>,
+        metrics: Arc<Metrics>,
+        surges: Arc<Surges>,
+    ) -> Self {
         Self {
             all: Mutex::default(),
             hosts: ArcSwap::default(),
             max_held,
             operators,
             metrics,
+            surges,
         }
+    }
+
+    /// The Function of this name.
+    pub(crate) fn get(&self, key: &FunctionKey) -> Option<Arc<Function>> {
+        Some(Arc::clone(&self.all.lock().get(key)?.function))
     }
 
     /// The Function that `host` chooses, in whatever case it is written.
@@ -62,6 +74,7 @@ impl Functions {
                 self.max_held,
                 &self.operators,
                 &self.metrics,
+                &self.surges,
             ),
             hosts: Vec::new(),
         });

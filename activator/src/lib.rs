@@ -41,6 +41,7 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use crate::args::Args;
+use crate::stats::Surges;
 use crate::{
     control::Control, follow::Follower, functions::Functions, metrics::Metrics,
     operators::Operators, ports::Ports, proxy::Entry, proxy::Proxy, serve::Server,
@@ -94,10 +95,12 @@ impl Activator {
         let metrics = Arc::new(Metrics::new(&registry)?);
         let readiness = Readiness::default();
         let operators = Arc::new(Operators::default());
+        let surges = Arc::new(Surges::default());
         let functions = Arc::new(Functions::new(
             args.max_held_per_function,
             Arc::clone(&operators),
             Arc::clone(&metrics),
+            Arc::clone(&surges),
         ));
         let proxy = Arc::new(Proxy::new(Arc::clone(&functions), Arc::clone(&metrics)));
         let server = Server::new(proxy, Arc::clone(&metrics), args.max_connections);
@@ -123,7 +126,8 @@ impl Activator {
         background.spawn(control::serve(control, control_streams));
         let (ready, stop) = (readiness.clone(), stop_background.clone());
         background.spawn(admin::serve(admin, ready, registry, stop));
-        let (reports, stop) = (stats::run(functions, operators), stop_background.clone());
+        let reports = stats::run(functions, surges, operators);
+        let stop = stop_background.clone();
         background.spawn(async move { stop.run_until_cancelled(reports).await });
         tracing::info!(
             gateway = %addresses.0,

@@ -1,32 +1,85 @@
-//! The report of what Functions did, each second.
+//! The report of what Functions did: each second, and out of turn when a load has risen suddenly.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use crds::control::{FunctionStats, STATS_PERIOD_MS, ToOperator};
-use tokio::time::{MissedTickBehavior, interval};
+use crds::{
+    control::{FunctionStats, STATS_PERIOD_MS, SURGE_MS, ToOperator},
+    names::FunctionKey,
+};
+use parking_lot::Mutex;
+use tokio::{
+    sync::Notify,
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
 
 use crate::{function::Function, functions::Functions, operators::Operators};
 
 /// Functions in one frame: at most 250 bytes each, they stay well below the longest frame.
 const MAX_IN_FRAME: usize = 1_000;
 
+/// How long a rise must last.
+const SURGE: Duration = Duration::from_millis(SURGE_MS);
+
+/// Functions whose load has risen suddenly, oldest first. Each stands here once between two of its samples.
+#[derive(Debug, Default)]
+pub(crate) struct Surges {
+    since: Mutex<VecDeque<(Instant, FunctionKey)>>,
+    added: Notify,
+}
+
+impl Surges {
+    pub(crate) fn add(&self, function: &FunctionKey) {
+        self.since
+            .lock()
+            .push_back((Instant::now(), function.clone()));
+        self.added.notify_one();
+    }
+
+    /// The Functions whose rise has lasted; waits until there is one. Nothing is lost when this is dropped.
+    async fn lasting(&self) -> Vec<FunctionKey> {
+        loop {
+            let first = self.since.lock().front().map(|(since, _)| *since);
+            match first {
+                None => self.added.notified().await,
+                Some(since) => {
+                    sleep_until(since + SURGE).await;
+                    break;
+                }
+            }
+        }
+        let now = Instant::now();
+        let mut all = self.since.lock();
+        let lasting = all.partition_point(|(since, _)| *since + SURGE <= now);
+        all.drain(..lasting).map(|(_, function)| function).collect()
+    }
+}
+
 /// Reports until dropped. On the way it closes connections to pods that were not used for a while.
-pub(crate) async fn run(functions: Arc<Functions>, operators: Arc<Operators>) {
+pub(crate) async fn run(functions: Arc<Functions>, surges: Arc<Surges>, operators: Arc<Operators>) {
     let mut ticks = interval(Duration::from_millis(STATS_PERIOD_MS));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
-        let all = functions.all();
-        for function in &all {
-            for pod in function.gate.payloads() {
-                pod.pool.sweep();
+        let reported = tokio::select! {
+            _ = ticks.tick() => {
+                let all = functions.all();
+                sweep(&all);
+                all
             }
-        }
-        let active: Vec<_> = all.iter().filter_map(|function| stats(function)).collect();
+            keys = surges.lasting() => keys.iter().filter_map(|key| functions.get(key)).collect(),
+        };
+        let active: Vec<_> = reported.iter().filter_map(|f| stats(f)).collect();
         for functions in active.chunks(MAX_IN_FRAME) {
             operators.send(&ToOperator::Stats {
                 functions: functions.to_vec(),
             });
+        }
+    }
+}
+
+fn sweep(functions: &[Arc<Function>]) {
+    for function in functions {
+        for pod in function.gate.payloads() {
+            pod.pool.sweep();
         }
     }
 }
@@ -38,7 +91,7 @@ fn stats(function: &Function) -> Option<FunctionStats> {
         function: function.key.clone(),
         in_flight: sample.in_flight,
         queued: sample.queued,
-        arrivals: sample.arrivals,
+        rps: sample.rps,
         concurrency: sample.concurrency,
         idle_ms: u64::try_from(sample.idle.as_millis()).unwrap_or(u64::MAX),
     })

@@ -16,11 +16,19 @@ pub enum ConditionType {
     Routed,
     /// Pods run, or are on their way. `False` is healthy.
     Active,
+    /// The count follows the load; `False` while somebody else changes it.
+    ScalingActive,
 }
 
 impl ConditionType {
     /// All, in the order in which people read them.
-    pub const ALL: [Self; 4] = [Self::Ready, Self::RevisionReady, Self::Routed, Self::Active];
+    pub const ALL: [Self; 5] = [
+        Self::Ready,
+        Self::RevisionReady,
+        Self::Routed,
+        Self::Active,
+        Self::ScalingActive,
+    ];
 
     /// The condition's name in the API.
     pub fn as_str(self) -> &'static str {
@@ -29,6 +37,7 @@ impl ConditionType {
             Self::RevisionReady => "RevisionReady",
             Self::Routed => "Routed",
             Self::Active => "Active",
+            Self::ScalingActive => "ScalingActive",
         }
     }
 }
@@ -62,6 +71,12 @@ pub enum Reason {
     ActivatorsReady,
     /// No activator is connected.
     NoActivator,
+    /// No activator is connected, so clients are sent straight to the pods that run.
+    FailOpen,
+    /// The count follows the load.
+    FollowsLoad,
+    /// Somebody else changes the count of a Deployment of this Function.
+    ReplicasChangedByOther,
     /// A Service of the Function's name belongs to somebody else.
     ServiceConflict,
     /// All ports for Functions are taken.
@@ -85,6 +100,9 @@ impl Reason {
             Self::InvalidTemplate => "InvalidTemplate",
             Self::ActivatorsReady => "ActivatorsReady",
             Self::NoActivator => "NoActivator",
+            Self::FailOpen => "FailOpen",
+            Self::FollowsLoad => "FollowsLoad",
+            Self::ReplicasChangedByOther => "ReplicasChangedByOther",
             Self::ServiceConflict => "ServiceConflict",
             Self::NoPortLeft => "NoPortLeft",
         }

@@ -202,7 +202,8 @@ pub enum ToOperator {
         /// Requests that wait.
         waiting: u32,
     },
-    /// What Functions did since the last report; only those that were active, and once more when they no longer are.
+    /// What Functions did since the last report: every [`STATS_PERIOD_MS`], only those that were active, and once more when they no longer
+    /// are. One whose load has risen suddenly is reported out of turn, [`SURGE_MS`] after the rise and of that time alone.
     Stats {
         /// One entry a Function.
         functions: Vec<FunctionStats>,
@@ -234,6 +235,10 @@ pub const WAKE_REPEAT_MS: u64 = 1_000;
 /// Milliseconds between two [`ToOperator::Stats`].
 pub const STATS_PERIOD_MS: u64 = 1_000;
 
+/// Milliseconds that a sudden rise of a Function's load must last before it is reported out of turn: a burst that is answered sooner needs
+/// no pod more.
+pub const SURGE_MS: u64 = 500;
+
 /// One Function's activity in one activator since the last report.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -244,8 +249,8 @@ pub struct FunctionStats {
     pub in_flight: u32,
     /// Requests that wait now.
     pub queued: u32,
-    /// Requests that arrived since the last report.
-    pub arrivals: u32,
+    /// Requests that arrived in a second, since the last report.
+    pub rps: f64,
     /// Time-weighted average of in-flight and waiting requests since the last report.
     pub concurrency: f64,
     /// Milliseconds since the last request ended; 0 while one is in flight or waits.

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::{apis::meta::v1::Condition, util::intstr::In
 use kube::{CustomResource, KubeSchema, core::Duration};
 use serde::{Deserialize, Serialize};
 
-use crate::{names::FunctionKey, schema};
+use crate::{names::FunctionKey, scale::Scale, schema};
 
 /// The port that a Function without any declared port serves on; its pods get it as `PORT`.
 pub const DEFAULT_PORT: u16 = 8080;
@@ -25,6 +25,7 @@ pub const DEFAULT_PORT: u16 = 8080;
     status = "FunctionStatus",
     derive = "PartialEq",
     shortname = "fn",
+    scale(spec_replicas_path = ".spec.scale.min", status_replicas_path = ".status.readyReplicas", label_selector_path = ".status.selector"),
     category = "functions",
     doc = "An HTTP container that runs only while somebody calls it: Ebb keeps it at zero pods, holds the first requests while a pod starts, and takes it back to zero when nobody calls.",
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
@@ -98,29 +99,6 @@ pub struct TemplateMetadata {
     pub annotations: std::collections::BTreeMap<String, String>,
 }
 
-/// How many pods run.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.min <= self.max").message("scale.min must not be greater than scale.max"))]
-pub struct Scale {
-    /// Pods that always run. Default 0: none while nobody calls. At most 1000.
-    #[serde(default)]
-    #[schemars(range(min = 0, max = 1000))]
-    pub min: i32,
-
-    /// Pods that may run at most. Ebb itself starts max(1, min) on the first request; a higher count that somebody else sets on
-    /// the Deployment while the Function is in use is kept up to this bound and brought back to it above. Default 100. Between 1 and 1000.
-    #[serde(default = "default_max")]
-    #[schemars(range(min = 1, max = 1000))]
-    pub max: i32,
-
-    /// Time without any request, waiting or in a pod, after which the count goes to scale.min. Default 60s. Between 1s and 24h.
-    #[serde(default = "default_idle_after")]
-    #[schemars(schema_with = "schema::duration")]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')").message("scale.idleAfter is between 1s and 24h"))]
-    pub idle_after: Duration,
-}
-
 /// How long things may take.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -149,6 +127,7 @@ pub struct FunctionStatus {
 
     /// Ready: requests are answered (True/ScaledToZero is healthy: a pod starts with the next request). RevisionReady: the
     /// latest template starts. Routed: the Function's Service leads to Ebb's activators. Active: pods run.
+    /// ScalingActive: the count follows the load (False while somebody else changes it).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -164,6 +143,10 @@ pub struct FunctionStatus {
     /// Pods that are ready, over all revisions.
     #[serde(default)]
     pub ready_replicas: i32,
+
+    /// Label selector of the pods, for kubectl scale and autoscalers that read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
 
     /// Revision (and Deployment) that takes the requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -184,16 +167,6 @@ impl Function {
     }
 }
 
-impl Default for Scale {
-    fn default() -> Self {
-        Self {
-            min: 0,
-            max: default_max(),
-            idle_after: default_idle_after(),
-        }
-    }
-}
-
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
@@ -201,16 +174,6 @@ impl Default for Timeouts {
             request: default_request(),
         }
     }
-}
-
-/// Cloud Run's default too: enough for nearly all, and a bound on what a runaway caller can cost.
-fn default_max() -> i32 {
-    100
-}
-
-/// Knative's stable window.
-fn default_idle_after() -> Duration {
-    std::time::Duration::from_secs(60).into()
 }
 
 fn default_cold_start() -> Duration {

@@ -15,4 +15,6 @@ pub mod names;
 #[cfg(feature = "api")]
 pub mod reference;
 #[cfg(feature = "api")]
+pub mod scale;
+#[cfg(feature = "api")]
 pub mod schema;

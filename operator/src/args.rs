@@ -3,6 +3,9 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+use crds::scale::Scale;
+
+use crate::scaler::policy::Scaling;
 
 /// Ebb's operator.
 #[derive(Debug, Parser)]
@@ -61,7 +64,27 @@ pub struct Run {
     /// DNS domain of the cluster.
     #[arg(long, env = "EBB_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
+    /// What holds for Functions that do not set it: `spec.scale` as JSON.
+    #[arg(long, env = "EBB_SCALE_DEFAULTS", default_value = "{}", value_parser = scale)]
+    pub scale_defaults: Scale,
+    /// No Function gets more pods than this, whatever it asks for.
+    #[arg(long, env = "EBB_SCALE_MAX", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub scale_max: u32,
     /// Logging.
     #[command(flatten)]
     pub telemetry: runtime::telemetry::Args,
+}
+
+impl Run {
+    /// The cluster's defaults and limits.
+    pub fn scaling(&self) -> Scaling {
+        Scaling {
+            defaults: self.scale_defaults.clone(),
+            max: self.scale_max,
+        }
+    }
+}
+
+fn scale(json: &str) -> Result<Scale, String> {
+    serde_json::from_str(json).map_err(|e| format!("not a spec.scale: {e}"))
 }

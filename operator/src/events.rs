@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crds::{control::ColdStart, names::FunctionKey};
+use crds::{conditions::Reason, control::ColdStart, names::FunctionKey};
 use k8s_openapi::{
     api::{core::v1::ObjectReference, events::v1},
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
@@ -12,7 +12,11 @@ use kube::{Api, Client, api::PostParams};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-use crate::{observe::Index, scaler::unit::Write, shape::problem::Problem};
+use crate::{
+    observe::Index,
+    scaler::unit::{Write, contest::Change},
+    shape::problem::Problem,
+};
 
 /// Events that may wait to be written. When it is full, new ones are only logged: events are a convenience and must not hold anything up.
 const OUTBOX: usize = 1024;
@@ -66,18 +70,9 @@ impl Event {
             revision,
             from,
             to,
-            reason,
+            note,
             ..
         } = write;
-        let why = match *reason {
-            "idle" => "no request for scale.idleAfter",
-            "below_min" => "scale.min asks for it",
-            "above_max" => "scale.max allows no more",
-            "deploying" => "a new revision is being started",
-            "retired" => "a newer revision has taken over",
-            "busy" => "requests wait or are in flight",
-            other => other,
-        };
         let event = if *to == 0 {
             "ScaledToZero"
         } else if to < from {
@@ -88,8 +83,18 @@ impl Event {
         Self::normal(
             event,
             "Scale",
-            format!("revision {revision} from {from} to {to}: {why}"),
+            format!("revision {revision} from {from} to {to}: {note}"),
         )
+    }
+
+    /// Somebody else has changed a count.
+    pub fn contested(change: &Change) -> Self {
+        Self {
+            warning: true,
+            reason: Reason::ReplicasChangedByOther.as_str(),
+            action: "Scale",
+            note: change.message(),
+        }
     }
 
     /// Traffic moved to another revision.
@@ -122,7 +127,7 @@ impl Event {
     }
 
     /// Something else about the Function is wrong.
-    pub fn warning(reason: crds::conditions::Reason, note: String) -> Self {
+    pub fn warning(reason: Reason, note: String) -> Self {
         Self {
             warning: true,
             reason: reason.as_str(),

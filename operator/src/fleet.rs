@@ -12,6 +12,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use crds::{
     names::FunctionKey,
 };
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 /// Frames that may wait for one activator. A burst of changes of a thousand Functions fits; an activator that is further behind is
 /// stuck, and gets a new stream and the full state instead.
@@ -55,6 +56,8 @@ struct Inner {
     /// Activators that run, by pod UID.
     activators: BTreeMap<String, Activator>,
     epoch: Option<u64>,
+    /// Since when no stream has been open; `None` while one is, and before the first look.
+    alone_since: Option<Instant>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,6 +150,17 @@ impl Fleet {
     /// Forgets a stream.
     pub fn close(&self, id: SessionId) {
         self.inner.lock().sessions.remove(&id);
+    }
+
+    /// For how long no stream has been open, as seen at `now`; `None` while one is.
+    pub fn alone_for(&self, now: Instant) -> Option<Duration> {
+        let mut inner = self.inner.lock();
+        if !inner.sessions.is_empty() {
+            inner.alone_since = None;
+            return None;
+        }
+        let since = *inner.alone_since.get_or_insert(now);
+        Some(now.saturating_duration_since(since))
     }
 
     /// An activator listens on a Function's port, or (`None`) could not.

@@ -152,11 +152,13 @@ impl Parts {
             fleet: Arc::new(Fleet::default()),
             changed: Arc::new(Queue::default()),
             shape: Arc::new(Queue::default()),
+            writer: Writer::new(client.clone(), lead.clone()),
             lead,
-            writer: Writer::new(client.clone()),
             events,
             metrics,
             cluster_domain: args.cluster_domain.clone(),
+            scaling: Arc::new(args.scaling()),
+            contests: scaler::Contests::default(),
         };
         Self {
             client,
@@ -233,6 +235,8 @@ impl Parts {
             events: self.scaler.events.clone(),
             metrics: self.scaler.metrics.clone(),
             cluster_domain: args.cluster_domain.clone(),
+            scaling: self.scaler.scaling.clone(),
+            contests: self.scaler.contests.clone(),
             failures: parking_lot::Mutex::default(),
         });
         for _ in 0..reconcile::WORKERS {

@@ -71,6 +71,11 @@ impl ObservedPod {
         labels.get(crds::names::LABEL_REVISION).map(String::as_str)
     }
 
+    /// UID of the pod.
+    pub fn uid(&self) -> Option<&str> {
+        self.pod.metadata.uid.as_deref()
+    }
+
     /// Whether the kubelet says that it is ready, and nobody is deleting it.
     pub fn is_ready(&self) -> bool {
         self.is_alive() && problem::is_ready(&self.pod)
@@ -125,6 +130,45 @@ impl Entry {
         let spec = self.deployments.get(revision)?.spec.as_ref()?;
         // A count below zero cannot be stored; an absent one means 1 to the API server.
         Some(u32::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0))
+    }
+
+    /// The field manager that set a revision's count, if it was neither the scaler nor the creation.
+    pub fn foreign_scaler(&self, revision: &str) -> Option<&str> {
+        let fields = self
+            .deployments
+            .get(revision)?
+            .metadata
+            .managed_fields
+            .as_ref()?;
+        let managers = || fields.iter().filter_map(|f| f.manager.as_deref());
+        let ours = [
+            crds::names::FIELD_MANAGER_SCALE,
+            crds::names::FIELD_MANAGER_SHAPE,
+        ];
+        managers()
+            .all(|m| !ours.contains(&m))
+            .then(|| managers().next())
+            .flatten()
+    }
+
+    /// Whether a revision has not had all pods that it was created with yet. Kubernetes notes that they were there once, and that
+    /// it has given up waiting for them.
+    pub fn is_new(&self, revision: &str) -> bool {
+        let conditions = |d: &Arc<Deployment>| d.status.as_ref()?.conditions.clone();
+        let conditions = self
+            .deployments
+            .get(revision)
+            .and_then(conditions)
+            .unwrap_or_default();
+        let progress = conditions.iter().find(|c| c.type_ == "Progressing");
+        !progress
+            .and_then(|c| c.reason.as_deref())
+            .is_some_and(|reason| {
+                matches!(
+                    reason,
+                    "NewReplicaSetAvailable" | "ProgressDeadlineExceeded"
+                )
+            })
     }
 
     /// How a revision is served, from its Deployment's annotation.

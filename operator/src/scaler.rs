@@ -3,6 +3,8 @@
 //! One task owns all state. It is told of everything that happens, looks at the Function concerned ([`unit::Unit::step`], pure),
 //! starts the writes that follow, and publishes to the activators what they must know.
 
+pub mod explain;
+pub mod policy;
 pub mod targets;
 pub mod unit;
 pub mod write;
@@ -17,6 +19,7 @@ use crds::{
     control::{ColdStart, ToOperator},
     names::FunctionKey,
 };
+use parking_lot::Mutex;
 use runtime::lease::Leadership;
 use tokio::{
     sync::{mpsc, watch},
@@ -31,7 +34,8 @@ use crate::{
     observe::{Entry, Index},
     queue::Queue,
     scaler::{
-        unit::{Surroundings, Unit, Write},
+        policy::Scaling,
+        unit::{Step, Surroundings, Unit, Write, counts::Failed},
         write::Writer,
     },
 };
@@ -78,13 +82,20 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// DNS domain of the cluster.
     pub cluster_domain: String,
+    /// The cluster's defaults and limits.
+    pub scaling: Arc<Scaling>,
+    /// Functions whose count somebody else changes, for their status.
+    pub contests: Contests,
 }
+
+/// Functions whose count somebody else changes: who, and what comes of it, for people.
+pub type Contests = Arc<Mutex<HashMap<FunctionKey, String>>>;
 
 struct Scaler {
     parts: Parts,
     epoch: Instant,
     units: HashMap<FunctionKey, Unit>,
-    writes: JoinSet<(FunctionKey, Write, Result<String, ()>)>,
+    writes: JoinSet<(FunctionKey, Write, Result<String, Failed>)>,
 }
 
 /// Runs until `inbox` is closed.
@@ -149,11 +160,8 @@ impl Scaler {
     fn lead_changed(&mut self, epoch: Option<u64>) {
         self.parts.fleet.lead(epoch);
         self.parts.metrics.leader.set(i64::from(epoch.is_some()));
-        if epoch.is_some() {
-            let now = Instant::now();
-            self.units
-                .values_mut()
-                .for_each(|unit| unit.became_leader(now, self.epoch));
+        if epoch.is_none() {
+            self.parts.metrics.forget_functions();
         }
         self.everything();
     }
@@ -171,7 +179,7 @@ impl Scaler {
                         .checked_sub(Duration::from_millis(stats.idle_ms))
                         .unwrap_or(epoch);
                     let unit = self.unit(&stats.function);
-                    unit.reported(session, stats.in_flight, stats.queued, active_at, epoch);
+                    unit.reported(session, &stats, active_at, epoch);
                     self.step(&stats.function);
                 }
             }
@@ -200,10 +208,12 @@ impl Scaler {
     }
 
     fn unit(&mut self, key: &FunctionKey) -> &mut Unit {
-        let epoch = self.epoch;
-        self.units
-            .entry(key.clone())
-            .or_insert_with(|| Unit::new(Instant::now(), epoch))
+        let (epoch, index) = (self.epoch, &self.parts.index);
+        self.units.entry(key.clone()).or_insert_with(|| {
+            let entry = index.entry(key);
+            let ready = entry.serving().map_or(0, |revision| entry.ready(revision));
+            Unit::new(ready, Instant::now(), epoch)
+        })
     }
 
     fn step(&mut self, key: &FunctionKey) {
@@ -214,12 +224,12 @@ impl Scaler {
             .as_ref()
             .is_some_and(|f| f.metadata.deletion_timestamp.is_none());
         if !exists {
-            self.units.remove(key);
-            self.parts.fleet.publish(key, None);
+            self.forget(key);
             return;
         }
         let now = Instant::now();
         let sessions = self.parts.fleet.sessions();
+        let scaling = self.parts.scaling.clone();
         let around = Surroundings {
             now,
             epoch: self.epoch,
@@ -227,7 +237,9 @@ impl Scaler {
             sessions: &sessions,
             strangers: self.parts.fleet.strangers(),
             unix_ms: unix_ms(),
+            scaling: &scaling,
         };
+        let before = self.unit(key).decided().map(|d| (d.desired, d.reason));
         let step = self.unit(key).step(&entry, &around);
         self.publish(key, &entry, now);
         if let Some(again) = step.again {
@@ -235,12 +247,62 @@ impl Scaler {
                 .changed
                 .add_after(key, again.saturating_duration_since(now));
         }
+        if around.leader {
+            self.tell(key, &entry, &step, before);
+        }
         for write in step.writes {
             let (writer, key) = (self.parts.writer.clone(), key.clone());
             self.writes.spawn(async move {
                 let result = writer.write(&key, &write).await;
                 (key, write, result)
             });
+        }
+    }
+
+    fn forget(&mut self, key: &FunctionKey) {
+        if self.units.remove(key).is_some() {
+            self.parts.metrics.forget(key);
+            self.parts.contests.lock().remove(key);
+        }
+        self.parts.fleet.publish(key, None);
+    }
+
+    /// Tells people what a step of the leader has found.
+    fn tell(
+        &self,
+        key: &FunctionKey,
+        entry: &Entry,
+        step: &Step,
+        before: Option<(u32, autoscale::Reason)>,
+    ) {
+        let metrics = &self.parts.metrics;
+        if let Some(change) = &step.changed_by {
+            metrics.foreign_changes.inc();
+            self.parts.events.publish(key, Event::contested(change));
+        }
+        if step.drain_cancelled {
+            metrics.drains.with_label_values(&["cancelled"]).inc();
+        }
+        let Some(unit) = self.units.get(key) else {
+            return;
+        };
+        let message = unit.contested();
+        let mut contests = self.parts.contests.lock();
+        if contests.get(key) != message.as_ref() {
+            match message {
+                Some(message) => contests.insert(key.clone(), message),
+                None => contests.remove(key),
+            };
+            self.parts.shape.add(key);
+        }
+        drop(contests);
+        if let Some(decision) = unit.decided() {
+            let ready = entry.serving().map_or(0, |revision| entry.ready(revision));
+            metrics.function(key, decision, ready);
+            if before.is_none_or(|(desired, _)| desired != decision.desired) {
+                let reason = decision.reason.as_str();
+                metrics.decisions.with_label_values(&[reason]).inc();
+            }
         }
     }
 
@@ -254,7 +316,7 @@ impl Scaler {
 
     fn write_ended(
         &mut self,
-        ended: Result<(FunctionKey, Write, Result<String, ()>), tokio::task::JoinError>,
+        ended: Result<(FunctionKey, Write, Result<String, Failed>), tokio::task::JoinError>,
     ) {
         let (key, write, result) = match ended {
             Ok(ended) => ended,
@@ -274,6 +336,10 @@ impl Scaler {
                 .scale_writes
                 .with_label_values(&[write.reason])
                 .inc();
+            if write.to < write.from {
+                let drains = &self.parts.metrics.drains;
+                drains.with_label_values(&["finished"]).inc();
+            }
             if write.to < write.from || write.woken.is_none() {
                 self.parts.events.publish(&key, Event::scaled(&write));
             }

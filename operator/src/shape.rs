@@ -12,3 +12,4 @@ pub mod revision;
 pub mod rollout;
 pub mod status;
 pub mod validate;
+pub mod way;

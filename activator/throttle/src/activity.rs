@@ -11,13 +11,20 @@ pub struct Sample {
     pub in_flight: u32,
     /// Requests that wait now.
     pub queued: u32,
-    /// Requests that arrived since the last sample.
-    pub arrivals: u32,
+    /// Requests that arrived in a second, since the last sample.
+    pub rps: f64,
     /// Time-weighted average of the requests in pods and in line since the last sample.
     pub concurrency: f64,
     /// Time since the last request ended; zero while there is one.
     pub idle: Duration,
 }
+
+/// A rise is sudden when the number of requests is at least this, and at least twice what the last sample averaged: autoscalers
+/// compare with twice, and below four a regular sample comes soon enough.
+const SURGE_LEAST: u32 = 4;
+
+/// A sample of a shorter time says nothing; it comes with the next one.
+const SHORTEST: Duration = Duration::from_millis(200);
 
 /// Integrates the number of requests over time.
 #[derive(Debug)]
@@ -29,6 +36,8 @@ pub(crate) struct Activity {
     weighted: f64,
     sampled: Instant,
     arrivals: u32,
+    /// The level from which on a rise is sudden; `None` while one has been noticed and not been sampled.
+    surge_at: Option<u32>,
     /// Whether the last sample had nothing to say, so that there is none until something happens.
     quiet: bool,
 }
@@ -41,6 +50,7 @@ impl Activity {
             weighted: 0.0,
             sampled: now,
             arrivals: 0,
+            surge_at: Some(SURGE_LEAST),
             quiet: true,
         }
     }
@@ -49,12 +59,20 @@ impl Activity {
         self.arrivals = self.arrivals.saturating_add(1);
     }
 
-    /// From `now` on there are `level` requests.
-    pub(crate) fn set(&mut self, level: u32, now: Instant) {
-        if level != self.level {
-            self.integrate(now);
-            self.level = level;
+    /// From `now` on there are `level` requests. Returns whether that is a sudden rise that was not noticed before; what was
+    /// before it then no longer counts.
+    pub(crate) fn set(&mut self, level: u32, now: Instant) -> bool {
+        if level == self.level {
+            return false;
         }
+        self.integrate(now);
+        let surge = level > self.level && self.surge_at.is_some_and(|at| level >= at);
+        self.level = level;
+        if surge {
+            (self.weighted, self.arrivals, self.sampled) = (0.0, 0, now);
+            self.surge_at = None;
+        }
+        surge
     }
 
     /// What happened since the last sample; `None` if nothing did, after having said so once.
@@ -71,19 +89,20 @@ impl Activity {
             self.sampled = now;
             return None;
         }
+        let span = now.saturating_duration_since(self.sampled);
+        if span < SHORTEST {
+            return None;
+        }
         self.quiet = !active;
-        let span = now.saturating_duration_since(self.sampled).as_secs_f64();
+        let per_second = |amount: f64| amount / span.as_secs_f64();
         let sample = Sample {
             in_flight,
             queued,
-            arrivals: self.arrivals,
-            concurrency: if span > 0.0 {
-                self.weighted / span
-            } else {
-                0.0
-            },
+            rps: per_second(f64::from(self.arrivals)),
+            concurrency: per_second(self.weighted),
             idle,
         };
+        self.surge_at = Some(SURGE_LEAST.max((2.0 * sample.concurrency).ceil() as u32));
         self.sampled = now;
         self.weighted = 0.0;
         self.arrivals = 0;

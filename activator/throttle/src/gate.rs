@@ -12,23 +12,34 @@ use crate::{
     state::{Entry, State},
 };
 
-/// Called with the number of a drain as soon as nothing is in flight to any draining pod. Runs inside the call that ended the last
-/// request, so it must be short and must not block.
-type OnDrained = Box<dyn Fn(u64) + Send + Sync>;
+/// Called inside the call that made it so, so it must be short, and must neither block nor call the gate.
+type OnNotice = Box<dyn Fn(Notice) + Send + Sync>;
+
+/// What a gate has to say of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Nothing is in flight to any draining pod. Said once for each drain number.
+    Drained(u64),
+    /// The number of requests has risen suddenly. Said once until the next sample, which is of the time since then.
+    Surge,
+}
 
 /// One Function's queue and slots. `P` is what a slot tells of its pod; it is cloned for each slot, so keep it an `Arc`.
 pub struct Gate<P: Clone> {
     state: Mutex<State<P>>,
-    on_drained: OnDrained,
+    on_notice: OnNotice,
 }
 
 impl<P: Clone> Gate<P> {
-    /// A gate without pods, at which at most `max_waiting` requests wait. `on_drained` is called once for each drain number, when
-    /// draining pods have nothing left in flight; it must neither block nor call the gate.
-    pub fn new(max_waiting: usize, on_drained: impl Fn(u64) + Send + Sync + 'static) -> Arc<Self> {
+    /// A gate without pods, at which at most `max_waiting` requests wait. `on_notice` is called inside the call that gave the notice:
+    /// it must neither block nor call the gate.
+    pub fn new(
+        max_waiting: usize,
+        on_notice: impl Fn(Notice) + Send + Sync + 'static,
+    ) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State::new(max_waiting, Instant::now())),
-            on_drained: Box::new(on_drained),
+            on_notice: Box::new(on_notice),
         })
     }
 
@@ -127,14 +138,17 @@ impl<P: Clone> Gate<P> {
         let granted = state.dispatch();
         let drained = state.newly_drained();
         let level = state.in_flight.saturating_add(waiting(&state));
-        state.activity.set(level, Instant::now());
+        let surge = state.activity.set(level, Instant::now());
         drop(state);
         for (sender, grant) in granted {
             // The slot comes back and is dropped here when its waiter was dropped meanwhile; that frees it for the next.
             let _ = sender.send(Slot::new(Arc::clone(self), grant));
         }
         if let Some(drain) = drained {
-            (self.on_drained)(drain);
+            (self.on_notice)(Notice::Drained(drain));
+        }
+        if surge {
+            (self.on_notice)(Notice::Surge);
         }
         result
     }

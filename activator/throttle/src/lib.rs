@@ -13,6 +13,6 @@ mod pod;
 mod state;
 
 pub use activity::Sample;
-pub use gate::Gate;
+pub use gate::{Gate, Notice};
 pub use line::{Acquired, Closed, Probe, Slot, Urgency, Waiter};
 pub use pod::{Pod, Target, Told};

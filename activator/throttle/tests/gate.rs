@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use throttle::{Acquired, Closed, Gate, Pod, Slot, Target, Told, Urgency, Waiter};
+use throttle::{Acquired, Closed, Gate, Notice, Pod, Slot, Target, Told, Urgency, Waiter};
 
 type Name = &'static str;
 
@@ -31,8 +31,10 @@ fn target(drain: u64, pods: &[(Name, Told)]) -> Target<Name> {
 fn gate(max_waiting: usize) -> (Arc<Gate<Name>>, Arc<Mutex<Vec<u64>>>) {
     let drains = Arc::new(Mutex::new(Vec::new()));
     let announced = Arc::clone(&drains);
-    let gate = Gate::new(max_waiting, move |drain| {
-        announced.lock().unwrap().push(drain)
+    let gate = Gate::new(max_waiting, move |notice| {
+        if let Notice::Drained(drain) = notice {
+            announced.lock().unwrap().push(drain);
+        }
     });
     (gate, drains)
 }
@@ -253,10 +255,7 @@ async fn activity_is_weighted_by_time_and_falls_silent() {
     drop(two);
     tokio::time::advance(Duration::from_millis(250)).await;
     let sample = gate.sample().unwrap();
-    assert_eq!(
-        (sample.in_flight, sample.queued, sample.arrivals),
-        (1, 0, 3)
-    );
+    assert_eq!((sample.in_flight, sample.queued, sample.rps), (1, 0, 3.0));
     assert!((sample.concurrency - 1.25).abs() < 1e-6, "{sample:?}");
     assert_eq!(sample.idle, Duration::ZERO);
     tokio::time::advance(Duration::from_millis(300)).await;
@@ -267,6 +266,36 @@ async fn activity_is_weighted_by_time_and_falls_silent() {
     assert_eq!(sample.idle, Duration::from_millis(700));
     tokio::time::advance(Duration::from_secs(1)).await;
     let last = gate.sample().unwrap();
-    assert_eq!((last.arrivals, last.idle), (0, Duration::from_millis(1700)));
+    assert_eq!((last.rps, last.idle), (0.0, Duration::from_millis(1700)));
     assert_eq!(gate.sample(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sudden_rise_is_noticed_once_and_sampled_alone() {
+    let surges = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&surges);
+    let gate = Gate::new(100, move |notice| {
+        if notice == Notice::Surge {
+            *counted.lock().unwrap() += 1;
+        }
+    });
+    gate.update(target(0, &[("a", Serving)]));
+    let mut slots = vec![slot(&gate)];
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(gate.sample().unwrap().concurrency, 1.0);
+    tokio::time::advance(Duration::from_millis(700)).await;
+    slots.extend((0..2).map(|_| slot(&gate)));
+    assert_eq!(*surges.lock().unwrap(), 0, "three are no surge yet");
+    slots.extend((0..7).map(|_| slot(&gate)));
+    assert_eq!(*surges.lock().unwrap(), 1);
+    tokio::time::advance(Duration::from_millis(100)).await;
+    assert_eq!(gate.sample(), None, "too short to say anything");
+    tokio::time::advance(Duration::from_millis(400)).await;
+    let sample = gate.sample().unwrap();
+    // The seven came at the moment of the rise, the one that made it a rise is not an arrival after it.
+    assert!((sample.concurrency - 10.0).abs() < 1e-6, "{sample:?}");
+    slots.extend((0..9).map(|_| slot(&gate)));
+    assert_eq!(*surges.lock().unwrap(), 1, "less than twice");
+    slots.push(slot(&gate));
+    assert_eq!(*surges.lock().unwrap(), 2);
 }

@@ -1,26 +1,41 @@
 //! How many pods a Function needs.
 //!
 //! Pure: time is an argument, nothing is read or written, and the crate depends on std alone, so that a decision can be replayed.
-//! Today's rule knows zero and not zero; the windows that follow the load widen [`decide`] without changing its shape.
+//! Windows, panic, rates and delay are those of Knative Serving's autoscaler, row by row; what differs is the way to zero, since here
+//! every request is seen: the last pod goes when nothing has been in flight for [`Policy::idle_after`].
+//!
+//! `now` is on the caller's monotonic clock. Time that goes backwards counts as standing still.
+
+mod delay;
+mod policy;
+mod reason;
+mod scale;
+mod window;
 
 use std::time::Duration;
 
-/// What the Function's owner asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Policy {
-    /// Pods that always run.
-    pub min: u32,
-    /// Pods that may run at most; at least 1 and not below `min`.
-    pub max: u32,
-    /// Time without any request before the count goes to `min`.
-    pub idle_after: Duration,
-}
+pub use policy::{Metric, Policy};
+pub use reason::Reason;
+pub use scale::Load;
+pub use window::Aggregation;
+use window::Window;
+
+/// How soon to decide again while the windows still change: their grain.
+const AGAIN: Duration = window::GRAIN;
 
 /// What is remembered between decisions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct State {
-    /// When a request last was in a pod or waited, on the caller's monotonic clock.
-    pub last_active: Duration,
+    last_active: Duration,
+    concurrency: Windows,
+    rps: Windows,
+    memory: scale::Memory,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Windows {
+    stable: Window,
+    panic: Window,
 }
 
 /// What is seen now.
@@ -28,208 +43,210 @@ pub struct State {
 pub struct Observation {
     /// Pods that the Deployment asks for.
     pub replicas: u32,
+    /// Pods that are ready.
+    pub ready: u32,
+    /// Pods that a new revision must have had once before its count follows the load; 0 when it had them.
+    pub initial: u32,
     /// Requests in pods.
     pub in_flight: u32,
     /// Requests that wait for a pod.
     pub waiting: u32,
+    /// Whether all activators that take requests report. If not, what they carry is not all that there is, and nothing is taken away.
+    pub complete: bool,
 }
 
 /// How many pods there should be, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Decision {
     /// The count.
     pub desired: u32,
     /// What made it.
     pub reason: Reason,
+    /// What the windows said.
+    pub load: Load,
+    /// Whether a panic is on.
+    pub panicking: bool,
     /// When the answer may change although nothing is seen to change.
     pub again_in: Option<Duration>,
 }
 
-/// What made a decision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// Requests are in pods or wait for one.
-    Busy,
-    /// The last request ended less than `idle_after` ago.
-    Recent,
-    /// No request for `idle_after`.
-    Idle,
-    /// Nothing runs and nobody calls.
-    Asleep,
-    /// More pods than `max` were running.
-    AboveMax,
-    /// Fewer pods than `min` were running.
-    BelowMin,
-}
-
-impl Reason {
-    /// The reason as a metric's label value.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Busy => "busy",
-            Self::Recent => "recent",
-            Self::Idle => "idle",
-            Self::Asleep => "asleep",
-            Self::AboveMax => "above_max",
-            Self::BelowMin => "below_min",
+impl State {
+    /// For a Function first seen at `now` with so many pods ready. That moment counts as its last activity: what it did before, nobody here knows.
+    pub fn new(ready: u32, now: Duration) -> Self {
+        Self {
+            last_active: now,
+            concurrency: Windows::new(),
+            rps: Windows::new(),
+            memory: scale::Memory::new(ready, now),
         }
+    }
+
+    /// A request ended, or still ran, at `at`.
+    pub fn active_at(&mut self, at: Duration) {
+        self.last_active = self.last_active.max(at);
+    }
+
+    /// Notes the load of the second of `now`, over all activators: requests in pods or waiting, and requests that arrive in a second.
+    /// Of several in one second the last counts.
+    pub fn record(&mut self, policy: &Policy, concurrency: f64, rps: f64, now: Duration) {
+        self.concurrency.record(policy, concurrency, now);
+        self.rps.record(policy, rps, now);
+    }
+
+    fn windows(&self, metric: Metric) -> &Windows {
+        match metric {
+            Metric::Concurrency => &self.concurrency,
+            Metric::Rps => &self.rps,
+        }
+    }
+
+    /// Nothing runs and nobody calls: what was, no longer counts.
+    fn forget_load(&mut self) {
+        self.concurrency = Windows::new();
+        self.rps = Windows::new();
+        self.memory.clear();
     }
 }
 
-/// Decides a count. `now` is on the same clock as [`State::last_active`]; a `now` before it counts as equal to it.
+impl Windows {
+    /// Of no length worth mentioning: each record gives the policy's.
+    fn new() -> Self {
+        Self {
+            stable: Window::new(window::GRAIN),
+            panic: Window::new(window::GRAIN),
+        }
+    }
+
+    fn record(&mut self, policy: &Policy, value: f64, now: Duration) {
+        for (window, length) in [
+            (&mut self.stable, policy.window),
+            (&mut self.panic, policy.panic_window),
+        ] {
+            window.resize(length);
+            if value > 0.0 || !window.is_empty(now) {
+                window.record(now, value.max(0.0));
+            }
+            if value <= 0.0 && window.average(now, Aggregation::Linear) <= 0.0 {
+                // Nothing but zeros: an idle Function takes no memory.
+                window.clear();
+            }
+        }
+    }
+
+    fn load(&self, policy: &Policy, now: Duration) -> Load {
+        Load {
+            stable: self.stable.average(now, policy.aggregation),
+            panic: self.panic.average(now, policy.aggregation),
+        }
+    }
+
+    fn is_empty(&self, now: Duration) -> bool {
+        self.stable.is_empty(now) && self.panic.is_empty(now)
+    }
+}
+
+/// Decides a count.
 ///
-/// From zero a busy Function goes to `max(1, min)`. While it is in use a higher count that somebody set is kept up to `max`.
-/// After `idle_after` without a request it goes to `min`.
+/// While a Function is in use the count follows the windows ([`scale`]), within `min` and `max`. The last pod stays until nothing has
+/// been in flight for `idle_after`; then the count goes to `min` at once. From zero it starts when a request waits.
 pub fn decide(policy: &Policy, state: &mut State, seen: &Observation, now: Duration) -> Decision {
     let busy = seen.in_flight > 0 || seen.waiting > 0;
     if busy {
-        state.last_active = state.last_active.max(now);
+        state.active_at(now);
     }
     let idle_for = now.saturating_sub(state.last_active);
-    let recent = idle_for < policy.idle_after;
-    let in_use = busy || (recent && seen.replicas > 0);
-    if !in_use {
-        let reason = match seen.replicas {
-            0 if policy.min == 0 => Reason::Asleep,
-            n if n < policy.min => Reason::BelowMin,
-            _ => Reason::Idle,
-        };
-        return Decision {
-            desired: policy.min,
-            reason,
-            again_in: None,
-        };
-    }
-    let wanted = seen.replicas.max(policy.min).max(1);
-    let desired = wanted.min(policy.max);
-    let reason = if desired < seen.replicas {
-        Reason::AboveMax
-    } else if busy {
-        Reason::Busy
-    } else if desired > seen.replicas {
-        Reason::BelowMin
+    let load = state.windows(policy.metric).load(policy, now);
+    let (wanted, reason) = if !seen.complete {
+        incomplete(policy, state, seen, load, now)
+    } else if !busy && seen.replicas == 0 {
+        state.forget_load();
+        (0, Reason::Asleep)
+    } else if !busy && idle_for >= policy.idle_after {
+        state.forget_load();
+        (0, Reason::Idle)
     } else {
-        Reason::Recent
+        in_use(policy, state, seen, load, now)
     };
-    let again_in = (!busy).then(|| policy.idle_after - idle_for);
+    let (desired, reason) = bound(policy, seen, wanted, reason);
+    let settled = state.windows(policy.metric).is_empty(now)
+        && !state.memory.is_panicking()
+        && reason != Reason::DownDelay;
+    let until_idle = (!busy && seen.complete && seen.replicas > 0)
+        .then(|| policy.idle_after.saturating_sub(idle_for))
+        .filter(|wait| !wait.is_zero());
+    let again_in = match (settled || !seen.complete, until_idle) {
+        (false, Some(wait)) => Some(wait.min(AGAIN)),
+        (false, None) => Some(AGAIN),
+        (true, wait) => wait,
+    };
     Decision {
         desired,
         reason,
+        load,
+        panicking: state.memory.is_panicking(),
         again_in,
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const fn secs(s: u64) -> Duration {
-        Duration::from_secs(s)
+/// What is known of the load may ask for more pods, but not for fewer.
+fn incomplete(
+    policy: &Policy,
+    state: &mut State,
+    seen: &Observation,
+    load: Load,
+    now: Duration,
+) -> (u32, Reason) {
+    if seen.replicas == 0 && seen.waiting == 0 {
+        return (0, Reason::NoData);
     }
-
-    const POLICY: Policy = Policy {
-        min: 0,
-        max: 10,
-        idle_after: secs(60),
-    };
-
-    fn run(
-        policy: Policy,
-        replicas: u32,
-        in_flight: u32,
-        waiting: u32,
-        idle: u64,
-    ) -> (u32, Reason) {
-        let mut state = State {
-            last_active: secs(1000),
-        };
-        let seen = Observation {
-            replicas,
-            in_flight,
-            waiting,
-        };
-        let decision = decide(&policy, &mut state, &seen, secs(1000 + idle));
-        (decision.desired, decision.reason)
-    }
-
-    #[test]
-    fn table() {
-        let min2 = Policy { min: 2, ..POLICY };
-        let rows = [
-            // policy, replicas, in flight, waiting, idle seconds -> desired, reason
-            (POLICY, 0, 0, 0, 0, 0, Reason::Asleep),
-            (POLICY, 0, 0, 1, 500, 1, Reason::Busy),
-            (POLICY, 0, 0, 500, 500, 1, Reason::Busy),
-            (POLICY, 1, 3, 0, 0, 1, Reason::Busy),
-            (POLICY, 1, 0, 0, 59, 1, Reason::Recent),
-            (POLICY, 1, 0, 0, 60, 0, Reason::Idle),
-            (POLICY, 1, 1, 0, 3600, 1, Reason::Busy),
-            (POLICY, 7, 1, 0, 0, 7, Reason::Busy),
-            (POLICY, 12, 1, 0, 0, 10, Reason::AboveMax),
-            (POLICY, 7, 0, 0, 60, 0, Reason::Idle),
-            (min2, 0, 0, 0, 500, 2, Reason::BelowMin),
-            (min2, 0, 0, 1, 500, 2, Reason::Busy),
-            (min2, 1, 0, 0, 5, 2, Reason::BelowMin),
-            (min2, 5, 0, 0, 60, 2, Reason::Idle),
-            (min2, 2, 0, 0, 60, 2, Reason::Idle),
-        ];
-        for (i, (policy, replicas, in_flight, waiting, idle, desired, reason)) in
-            rows.into_iter().enumerate()
-        {
-            assert_eq!(
-                run(policy, replicas, in_flight, waiting, idle),
-                (desired, reason),
-                "row {i}"
-            );
-        }
-    }
-
-    #[test]
-    fn says_when_the_idle_time_ends() {
-        let mut state = State {
-            last_active: secs(10),
-        };
-        let seen = Observation {
-            replicas: 1,
-            in_flight: 0,
-            waiting: 0,
-        };
-        assert_eq!(
-            decide(&POLICY, &mut state, &seen, secs(30)).again_in,
-            Some(secs(40))
-        );
-        assert_eq!(decide(&POLICY, &mut state, &seen, secs(70)).again_in, None);
-    }
-
-    #[test]
-    fn time_that_goes_backwards_changes_nothing() {
-        let mut state = State {
-            last_active: secs(100),
-        };
-        let seen = Observation {
-            replicas: 1,
-            in_flight: 0,
-            waiting: 0,
-        };
-        let decision = decide(&POLICY, &mut state, &seen, secs(50));
-        assert_eq!((decision.desired, decision.again_in), (1, Some(secs(60))));
-        assert_eq!(state.last_active, secs(100));
-    }
-
-    proptest! {
-        #[test]
-        fn stays_in_bounds_and_serves_whoever_waits(
-            min in 0u32..20, above in 0u32..20, replicas in 0u32..50, in_flight in 0u32..5, waiting in 0u32..5, idle in 0u64..200,
-        ) {
-            let policy = Policy { min, max: (min + above).max(1), ..POLICY };
-            let (desired, _) = run(policy, replicas, in_flight, waiting, idle);
-            prop_assert!(desired >= policy.min && desired <= policy.max);
-            if waiting + in_flight > 0 {
-                prop_assert!(desired >= 1);
-                prop_assert!(desired >= replicas.min(policy.max), "nothing is taken from a Function in use below max");
-            }
-        }
+    let (wanted, reason) = in_use(policy, state, seen, load, now);
+    if wanted > seen.replicas {
+        (wanted, reason)
+    } else {
+        (seen.replicas, Reason::NoData)
     }
 }
+
+/// The count of a Function that is called, or was a moment ago.
+fn in_use(
+    policy: &Policy,
+    state: &mut State,
+    seen: &Observation,
+    load: Load,
+    now: Duration,
+) -> (u32, Reason) {
+    let scaled = state.memory.scale(policy, load, seen.ready, true, now);
+    if scaled.count > 0 {
+        return (scaled.count, scaled.reason);
+    }
+    // The windows do not know of it yet, or no longer.
+    let reason = if seen.replicas == 0 {
+        Reason::Waiting
+    } else {
+        Reason::Recent
+    };
+    (
+        if seen.replicas == 0 {
+            policy.activation.max(1)
+        } else {
+            1
+        },
+        reason,
+    )
+}
+
+fn bound(policy: &Policy, seen: &Observation, wanted: u32, reason: Reason) -> (u32, Reason) {
+    let initial = seen.initial.min(policy.max);
+    if wanted > policy.max {
+        (policy.max, Reason::Max)
+    } else if wanted < policy.min && policy.min >= initial {
+        (policy.min, Reason::Min)
+    } else if wanted < initial {
+        (initial, Reason::Initial)
+    } else {
+        (wanted, reason)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,9 +4,7 @@ use std::{fmt::Debug, sync::Arc};
 
 use crds::{
     function::Function,
-    names::{
-        FIELD_MANAGER_SCALE, FUNCTION_PORT_FIRST, FUNCTION_PORT_LAST, FunctionKey, LABEL_FUNCTION,
-    },
+    names::{FUNCTION_PORT_FIRST, FUNCTION_PORT_LAST, FunctionKey, LABEL_FUNCTION},
 };
 use k8s_openapi::{
     api::{
@@ -92,9 +90,12 @@ impl Indexed for Deployment {
     const NAME: &'static str = "deployments";
 
     fn put(entry: &mut Entry, name: &str, mut deployment: Self, _: Instant) {
-        // Of the managed fields only one thing is ever asked: whether the scaler has claimed the count.
+        // Of the managed fields only one thing is ever asked: who has set the count.
         if let Some(fields) = &mut deployment.metadata.managed_fields {
-            fields.retain(|f| f.manager.as_deref() == Some(FIELD_MANAGER_SCALE));
+            fields.retain(|f| {
+                let owned = f.fields_v1.as_ref().map(|owned| &owned.0);
+                owned.is_some_and(|owned| !owned["f:spec"]["f:replicas"].is_null())
+            });
             fields.iter_mut().for_each(|f| f.fields_v1 = None);
         }
         entry.deployments.insert(name.into(), Arc::new(deployment));

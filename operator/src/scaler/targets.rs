@@ -6,79 +6,58 @@ use autoscale::{Decision, Policy};
 
 use crate::{
     observe::{Entry, ObservedPod},
-    shape::validate,
+    scaler::explain,
 };
 
 /// The count of each revision that has a Deployment, or is about to.
 pub type Targets = BTreeMap<String, Target>;
 
 /// A revision's count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// Pods.
     pub replicas: u32,
     /// Why, as a metric's label value.
     pub reason: &'static str,
-}
-
-/// The scaling policy of a Function, `None` if it does not exist.
-pub fn policy(entry: &Entry) -> Option<Policy> {
-    let function = entry.function.as_ref()?;
-    let scale = &function.spec.scale;
-    // The schema's bounds are 0..=1000 and 1..=1000.
-    let count = |n: i32| u32::try_from(n).unwrap_or(0);
-    let max = count(scale.max).max(1);
-    Some(Policy {
-        min: count(scale.min).min(max),
-        max,
-        idle_after: validate::idle_after(function),
-    })
+    /// Why, for people.
+    pub note: String,
 }
 
 /// The serving revision follows the decision. A newer one that is not ready yet gets as many pods as the serving one, and at least
-/// one, since only a pod that runs can show that the template works. All others go to zero.
+/// `initial` and one, since only a pod that runs can show that the template works. All others go to zero.
 pub fn of(
     entry: &Entry,
     policy: &Policy,
+    initial: u32,
     decision: &Decision,
     replicas: impl Fn(&str) -> u32,
 ) -> Targets {
     let serving = entry.serving();
-    let mut targets: Targets = entry
-        .deployments
-        .keys()
-        .map(|revision| {
-            (
-                revision.clone(),
-                Target {
-                    replicas: 0,
-                    reason: "retired",
-                },
-            )
-        })
-        .collect();
+    let retired = Target {
+        replicas: 0,
+        reason: "retired",
+        note: "a newer revision has taken over".into(),
+    };
+    let revisions = entry.deployments.keys();
+    let mut targets: Targets = revisions.map(|r| (r.clone(), retired.clone())).collect();
     if let Some(serving) = serving {
         let target = Target {
             replicas: decision.desired,
             reason: decision.reason.as_str(),
+            note: explain::decision(policy, decision),
         };
         targets.insert(serving.to_owned(), target);
     }
     if let Some(latest) = entry.latest().filter(|latest| Some(*latest) != serving)
         && entry.deployments.contains_key(latest)
     {
-        let needed = serving
-            .map_or(0, replicas)
-            .max(policy.min)
-            .max(1)
-            .min(policy.max);
-        targets.insert(
-            latest.to_owned(),
-            Target {
-                replicas: needed,
-                reason: "deploying",
-            },
-        );
+        let needed = serving.map_or(0, replicas).max(initial).max(1);
+        let target = Target {
+            replicas: needed.min(policy.max),
+            reason: "deploying",
+            note: "a new revision is being started".into(),
+        };
+        targets.insert(latest.to_owned(), target);
     }
     targets
 }

@@ -8,13 +8,20 @@ use kube::{
     Api, Client,
     api::{Patch, PatchParams},
 };
+use runtime::lease::Leadership;
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 
-use crate::scaler::unit::Write;
+use crate::scaler::unit::{Write, counts::Failed};
 
 /// Writes under way at once. The API server answers one in some 2 ms, so this is thousands a second; more would only open more connections.
 const CONCURRENT: usize = 16;
+
+/// Of these, writes that no request waits for. The rest of the places are for starts from zero, so that they never queue behind the others.
+const CONCURRENT_OTHERS: usize = 8;
 
 /// Kubernetes deletes pods of a lower cost first; all others have 0.
 const COST_GO_FIRST: &str = "-2147483648";
@@ -23,32 +30,53 @@ const COST_GO_FIRST: &str = "-2147483648";
 #[derive(Clone)]
 pub struct Writer {
     client: Client,
+    lead: watch::Receiver<Leadership>,
     places: Arc<Semaphore>,
+    others: Arc<Semaphore>,
 }
 
 impl Writer {
-    /// A writer over this client.
-    pub fn new(client: Client) -> Self {
+    /// A writer over this client; `lead` says whether this replica leads.
+    pub fn new(client: Client, lead: watch::Receiver<Leadership>) -> Self {
         Self {
             client,
+            lead,
             places: Arc::new(Semaphore::new(CONCURRENT)),
+            others: Arc::new(Semaphore::new(CONCURRENT_OTHERS)),
         }
     }
 
-    /// Writes a count; the answer is the version of the Deployment after it. An error is logged here, the caller only retries.
-    pub async fn write(&self, key: &FunctionKey, write: &Write) -> Result<String, ()> {
-        // The semaphore is never closed.
-        let _place = self.places.acquire().await.map_err(drop)?;
-        let result = self.try_write(key, write).await;
-        match &result {
-            Ok(_) => {
-                tracing::info!(function = %key, revision = write.revision, from = write.from, to = write.to, reason = write.reason, "scaled")
+    /// Writes a count; the answer is the version of the Deployment after it.
+    ///
+    /// # Errors
+    /// Why it was not written. What a person should know of it is logged here; the caller only decides again.
+    pub async fn write(&self, key: &FunctionKey, write: &Write) -> Result<String, Failed> {
+        // The semaphores are never closed.
+        let _other = match write.woken {
+            None => Some(self.others.acquire().await.map_err(|_| Failed::Error)?),
+            Some(_) => None,
+        };
+        let _place = self.places.acquire().await.map_err(|_| Failed::Error)?;
+        // Only now: waiting for a place may have taken longer than the lease lasts.
+        if write.leader_only && self.lead.borrow().epoch(Instant::now()).is_none() {
+            return Err(Failed::Deposed);
+        }
+        let (revision, from, to) = (&write.revision, write.from, write.to);
+        match self.try_write(key, write).await {
+            Ok(version) => {
+                let (reason, note) = (write.reason, &write.note);
+                tracing::info!(function = %key, revision, from, to, reason, note, "scaled");
+                Ok(version)
+            }
+            Err(kube::Error::Api(status)) if status.is_conflict() => {
+                tracing::debug!(function = %key, revision, to, "the Deployment has changed meanwhile");
+                Err(Failed::Conflict)
             }
             Err(error) => {
-                tracing::warn!(function = %key, revision = write.revision, to = write.to, %error, "scaling failed, will be tried again")
+                tracing::warn!(function = %key, revision, to, %error, "scaling failed, will be tried again");
+                Err(Failed::Error)
             }
         }
-        result.map_err(drop)
     }
 
     async fn try_write(&self, key: &FunctionKey, write: &Write) -> kube::Result<String> {
@@ -58,7 +86,11 @@ impl Writer {
             field_manager: Some(FIELD_MANAGER_SCALE.into()),
             ..PatchParams::default()
         };
-        let patch = Patch::Merge(json!({"spec": {"replicas": write.to}}));
+        // With the version that it was decided on: a count that somebody has changed meanwhile is decided anew.
+        let version = write.version.as_deref();
+        let patch = Patch::Merge(
+            json!({"metadata": {"resourceVersion": version}, "spec": {"replicas": write.to}}),
+        );
         let scale = api.patch_scale(&write.revision, &params, &patch).await?;
         Ok(scale.metadata.resource_version.unwrap_or_default())
     }

@@ -8,8 +8,9 @@ use std::{
 
 use crds::names::{FIELD_MANAGER_SCALE, FIELD_MANAGER_SHAPE, FunctionKey};
 use k8s_openapi::{
-    NamespaceResourceScope, api::apps::v1::Deployment,
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    NamespaceResourceScope,
+    api::apps::v1::Deployment,
+    apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta},
 };
 use kube::{
     Api, Client, Resource,
@@ -52,7 +53,7 @@ impl Applier {
         }
     }
 
-    /// Applies a revision's Deployment, whose count belongs to the scaler: it is created with none, then the scaler's field manager claims
+    /// Applies a revision's Deployment, whose count belongs to the scaler: it is created with `initial` pods, then the scaler's field manager claims
     /// the field, and from then on this manager leaves it out.
     ///
     /// # Errors
@@ -62,22 +63,28 @@ impl Applier {
         key: &FunctionKey,
         entry: &Entry,
         mut wanted: Value,
+        initial: u32,
     ) -> kube::Result<Outcome> {
         let name = wanted["metadata"]["name"]
             .as_str()
             .unwrap_or_default()
             .to_owned();
         let Some(observed) = entry.deployments.get(&name) else {
-            wanted["spec"]["replicas"] = json!(0);
+            wanted["spec"]["replicas"] = json!(initial);
             self.patch::<Deployment>(key, &wanted).await?;
-            self.claim(key, &name, 0).await?;
+            self.claim(key, &name, i32::try_from(initial).unwrap_or(0))
+                .await?;
             return Ok(Outcome::Created);
         };
         let claimed = observed
             .metadata
             .managed_fields
             .as_ref()
-            .is_some_and(|f| !f.is_empty());
+            .is_some_and(|fields| {
+                let manager =
+                    |f: &ManagedFieldsEntry| f.manager.as_deref() == Some(FIELD_MANAGER_SCALE);
+                fields.iter().any(manager)
+            });
         if !claimed {
             let replicas = observed.spec.as_ref().and_then(|s| s.replicas).unwrap_or(0);
             self.claim(key, &name, replicas).await?;

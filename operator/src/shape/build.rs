@@ -53,16 +53,16 @@ pub fn service(key: &FunctionKey, uid: &str, port: u16) -> Value {
     })
 }
 
-/// The Function's EndpointSlice: the activators that listen for it.
-pub fn slice(key: &FunctionKey, uid: &str, port: u16, activators: &[(String, IpAddr)]) -> Value {
+/// The Function's EndpointSlice: those that clients are sent to, and their port.
+pub fn slice(key: &FunctionKey, uid: &str, port: u16, addresses: &[IpAddr]) -> Value {
     let mut metadata = metadata(key, uid, &key.name);
     metadata["labels"][LABEL_SERVICE] = json!(key.name);
     metadata["labels"][LABEL_SLICE_MANAGER] = json!(MANAGER);
-    let v6 = activators.first().is_some_and(|(_, ip)| ip.is_ipv6());
-    let endpoints: Vec<Value> = activators
+    let v6 = addresses.first().is_some_and(IpAddr::is_ipv6);
+    let endpoints: Vec<Value> = addresses
         .iter()
-        .filter(|(_, ip)| ip.is_ipv6() == v6)
-        .map(|(_, ip)| json!({"addresses": [ip.to_string()], "conditions": {"ready": true, "serving": true, "terminating": false}}))
+        .filter(|ip| ip.is_ipv6() == v6)
+        .map(|ip| json!({"addresses": [ip.to_string()], "conditions": {"ready": true, "serving": true, "terminating": false}}))
         .collect();
     json!({
         "apiVersion": "discovery.k8s.io/v1",

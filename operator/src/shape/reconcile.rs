@@ -23,6 +23,7 @@ use crate::{
     metrics::Metrics,
     observe::{Entry, Index, ObservedPod, SETTLE, SETTLE_CRASHED},
     queue::Queue,
+    scaler::{Contests, policy::Scaling},
     shape::{
         apply::{Applier, Outcome},
         build,
@@ -31,6 +32,7 @@ use crate::{
         rollout,
         status::{self, Findings},
         validate::Plan,
+        way::{self, Way},
     },
 };
 
@@ -63,6 +65,10 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// DNS domain of the cluster.
     pub cluster_domain: String,
+    /// The cluster's defaults and limits.
+    pub scaling: Arc<Scaling>,
+    /// Functions whose count somebody else changes.
+    pub contests: Contests,
     /// Failures in a row, by Function.
     pub failures: Mutex<HashMap<FunctionKey, u32>>,
 }
@@ -138,11 +144,12 @@ async fn reconcile(ctx: &Context, key: &FunctionKey) -> kube::Result<()> {
     let mut findings = Findings {
         serving: rollout::serving(&entry, now),
         problem: status::problem(&entry, now),
+        contest: ctx.contests.lock().get(key).cloned(),
         ..Findings::default()
     };
     // Build and apply.
     match entry.plan.as_deref() {
-        Some(Ok(plan)) => findings.invalid = revision(ctx, &entry, plan).await?,
+        Some(Ok(plan)) => findings.invalid = revision(ctx, &entry, &function, plan).await?,
         Some(Err(invalid)) => findings.invalid = Some(invalid.to_string()),
         None => {}
     }
@@ -163,12 +170,22 @@ async fn reconcile(ctx: &Context, key: &FunctionKey) -> kube::Result<()> {
 }
 
 /// Applies the latest revision's Deployment. `Some`: the API server refuses it, with its words; that is the owner's to mend, not ours to retry.
-async fn revision(ctx: &Context, entry: &Entry, plan: &Plan) -> kube::Result<Option<String>> {
+async fn revision(
+    ctx: &Context,
+    entry: &Entry,
+    function: &Function,
+    plan: &Plan,
+) -> kube::Result<Option<String>> {
+    // One that replaces another starts when the scaler says so, with as many pods as that one needs.
+    let initial = match entry.serving() {
+        None => ctx.scaling.initial(function),
+        Some(_) => 0,
+    };
     let known =
         status_of(entry).is_some_and(|s| s.latest_revision.as_deref() == Some(&plan.revision));
     match ctx
         .applier
-        .deployment(&plan.key, entry, build::deployment(plan))
+        .deployment(&plan.key, entry, build::deployment(plan), initial)
         .await
     {
         Ok(outcome) => {
@@ -220,9 +237,19 @@ async fn route(
         Outcome::Created if known => ctx.events.publish(key, Event::restored("the Service")),
         Outcome::Created | Outcome::Unchanged => {}
     }
-    let activators = ctx.fleet.endpoints(key, port);
-    findings.activators = activators.len();
-    let slice = build::slice(key, &uid, port, &activators);
+    let alone = ctx.fleet.alone_for(Instant::now());
+    if let Some(wait) = alone.and_then(|alone| way::FAIL_OPEN_AFTER.checked_sub(alone)) {
+        ctx.queue.add_after(key, wait);
+    }
+    let listening = ctx.fleet.endpoints(key, port).into_iter();
+    let way = way::choose(entry, listening.map(|(_, ip)| ip).collect(), alone);
+    findings.route = Some(way.verdict());
+    let slice = match &way {
+        Way::Activators(activators) => build::slice(key, &uid, port, activators),
+        Way::Pods(pods, port) => build::slice(key, &uid, *port, pods),
+        Way::AsBefore if entry.slice.is_some() => return Ok(()),
+        Way::AsBefore => build::slice(key, &uid, port, &[]),
+    };
     if ctx.applier.slice(key, entry, slice).await? == Outcome::Foreign {
         findings.route = Some(conflict(key));
     }

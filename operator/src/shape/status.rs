@@ -3,14 +3,17 @@
 use crds::{
     conditions::{ConditionType, Reason, Verdict, conditions},
     function::FunctionStatus,
-    names::FunctionKey,
+    names::{FunctionKey, LABEL_FUNCTION},
 };
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use tokio::time::Instant;
 
 use crate::{
     observe::Entry,
-    shape::problem::{self, Problem},
+    shape::{
+        problem::{self, Problem},
+        way::Way,
+    },
 };
 
 /// What the reconcile of this moment found out.
@@ -22,10 +25,10 @@ pub struct Findings {
     pub invalid: Option<String>,
     /// What keeps the latest revision from starting.
     pub problem: Option<Problem>,
-    /// What is wrong with the way to the Function; `None` when activators listen.
+    /// The way to the Function; `None` while nobody has looked.
     pub route: Option<Verdict>,
-    /// Activators that clients are sent to.
-    pub activators: usize,
+    /// Who else changes the count, and what comes of it.
+    pub contest: Option<String>,
 }
 
 /// Pods of all revisions: asked for, and ready.
@@ -69,7 +72,7 @@ pub fn of(
     let routed = findings
         .route
         .clone()
-        .unwrap_or_else(|| routed(findings.activators));
+        .unwrap_or_else(|| Way::AsBefore.verdict());
     let active = active(counts);
     let ready = ready(&revision, &routed, counts, findings, latest.as_deref());
     let verdicts = [
@@ -77,6 +80,7 @@ pub fn of(
         (ConditionType::RevisionReady, revision),
         (ConditionType::Routed, routed),
         (ConditionType::Active, active),
+        (ConditionType::ScalingActive, scaling(findings)),
     ];
     // A count of pods fits.
     let count = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
@@ -86,6 +90,7 @@ pub fn of(
         url: Some(key.url(cluster_domain)),
         desired_replicas: count(counts.desired),
         ready_replicas: count(counts.ready),
+        selector: Some(format!("{LABEL_FUNCTION}={}", key.name)),
         serving_revision: findings.serving.clone(),
         latest_revision: latest,
     }
@@ -146,13 +151,10 @@ fn failed_before(before: &FunctionStatus, latest: Option<&str>) -> Option<Verdic
     same.then(|| Verdict::no(reason, &condition.message))
 }
 
-fn routed(activators: usize) -> Verdict {
-    match activators {
-        0 => Verdict::no(
-            Reason::NoActivator,
-            "no activator listens for this Function yet: see the pods of Ebb's activator Deployment",
-        ),
-        n => Verdict::yes(Reason::ActivatorsReady, format!("{n} activators listen")),
+fn scaling(findings: &Findings) -> Verdict {
+    match &findings.contest {
+        Some(contest) => Verdict::no(Reason::ReplicasChangedByOther, contest),
+        None => Verdict::yes(Reason::FollowsLoad, ""),
     }
 }
 
@@ -234,7 +236,7 @@ mod tests {
         let findings = Findings {
             serving: entry.latest().map(String::from),
             problem: problem(entry, Instant::now()),
-            activators: 2,
+            route: Some(Way::Activators(vec![[10, 0, 0, 1].into()]).verdict()),
             ..Findings::default()
         };
         of(

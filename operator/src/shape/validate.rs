@@ -1,7 +1,5 @@
 //! From a Function to a [`Plan`]: everything that the builders need, checked once.
 
-use std::time::Duration;
-
 use crds::{
     control::Readiness,
     function::{DEFAULT_PORT, Function},
@@ -94,11 +92,6 @@ pub fn plan(function: &Function) -> Result<Plan, Invalid> {
         template,
         serving,
     })
-}
-
-/// The idle time of a Function as std's type.
-pub fn idle_after(function: &Function) -> Duration {
-    function.spec.scale.idle_after.into()
 }
 
 struct Found<'a> {

@@ -19,21 +19,26 @@ struct World {
     leader: bool,
     strangers: bool,
     sessions: BTreeSet<SessionId>,
+    scaling: Scaling,
     version: u64,
 }
 
 impl World {
     fn new(min: i32) -> Self {
+        Self::scaled(json!({"min": min, "idleAfter": "60s"}))
+    }
+
+    fn scaled(scale: serde_json::Value) -> Self {
         let epoch = Instant::now();
         let function: Function = serde_json::from_value(json!({
             "apiVersion": "ebb.dev/v1alpha1", "kind": "Function",
             "metadata": {"name": "hello", "namespace": "shop", "uid": "u", "generation": 1},
-            "spec": {"template": {"spec": {"containers": [{"name": "app", "image": "x:1"}]}}, "scale": {"min": min, "idleAfter": "60s"}},
+            "spec": {"template": {"spec": {"containers": [{"name": "app", "image": "x:1"}]}}, "scale": scale},
         }))
         .unwrap();
         let mut entry = Entry::default();
         Function::put(&mut entry, "hello", function, epoch);
-        let unit = Unit::new(epoch, epoch);
+        let unit = Unit::new(0, epoch, epoch);
         let sessions = BTreeSet::from([A, B]);
         let mut world = Self {
             entry,
@@ -43,6 +48,7 @@ impl World {
             leader: true,
             strangers: false,
             sessions,
+            scaling: Scaling::default(),
             version: 1,
         };
         let revision = world.revision();
@@ -87,6 +93,10 @@ impl World {
     }
 
     fn writes(&mut self) -> Vec<Write> {
+        self.look().writes
+    }
+
+    fn look(&mut self) -> Step {
         let around = Surroundings {
             now: self.now,
             epoch: self.epoch,
@@ -94,8 +104,9 @@ impl World {
             sessions: &self.sessions,
             strangers: self.strangers,
             unix_ms: 1_000_000,
+            scaling: &self.scaling,
         };
-        self.unit.step(&self.entry, &around).writes
+        self.unit.step(&self.entry, &around)
     }
 
     /// The API server has answered the write, and the watch has shown it.
@@ -116,8 +127,58 @@ impl World {
     }
 
     fn report(&mut self, session: SessionId, in_flight: u32, idle: f64) {
+        let stats = FunctionStats {
+            function: crds::names::FunctionKey::new("shop", "hello"),
+            in_flight,
+            queued: 0,
+            rps: f64::from(in_flight),
+            concurrency: f64::from(in_flight),
+            idle_ms: 0,
+        };
         let at = self.now - Duration::from_secs_f64(idle);
-        self.unit.reported(session, in_flight, 0, at, self.epoch);
+        self.unit.reported(session, &stats, at, self.epoch);
+    }
+
+    /// A load over some seconds, told each second; every write is done at once. Returns the counts that were written.
+    fn load(&mut self, in_flight: u32, seconds: u32) -> Vec<u32> {
+        let mut counts = Vec::new();
+        for second in 0..seconds {
+            self.after(1.0);
+            // An activator says once that a Function is idle.
+            if in_flight > 0 || second == 0 {
+                self.report(A, in_flight, 0.0);
+            }
+            for write in self.writes() {
+                counts.push(write.to);
+                self.written(&write);
+                self.run_pods(write.to);
+            }
+            if self.unit.drain_id() != 0 {
+                self.drain_is_acknowledged_by(A);
+                self.drain_is_acknowledged_by(B);
+            }
+        }
+        counts
+    }
+
+    /// So many pods, no more and no fewer.
+    fn run_pods(&mut self, count: u32) {
+        while self.entry.pods.len() > count as usize {
+            self.entry.pods.pop_last();
+        }
+        for index in self.entry.pods.len()..count as usize {
+            self.pod(&format!("p{index:02}"));
+        }
+    }
+
+    /// Somebody else sets the count.
+    fn set_by(&mut self, manager: &str, replicas: u32) {
+        let revision = self.revision();
+        self.deployment(&revision, replicas);
+        let deployment = self.entry.deployments.get_mut(&revision).unwrap();
+        let fields = serde_json::from_value(json!([{"manager": manager}])).unwrap();
+        Arc::make_mut(deployment).metadata.managed_fields = Some(fields);
+        self.run_pods(replicas);
     }
 
     fn drain_is_acknowledged_by(&mut self, session: SessionId) {
@@ -156,7 +217,9 @@ fn a_failed_write_is_tried_again_later() {
     let mut world = World::new(0);
     world.unit.woken(A, 1, world.now);
     let writes = world.writes();
-    world.unit.write_ended(&writes[0], Err(()), world.now);
+    world
+        .unit
+        .write_ended(&writes[0], Err(Failed::Error), world.now);
     assert_eq!(world.step(), []);
     assert_eq!(world.after(0.2).step(), [(0, 1)]);
 }
@@ -185,10 +248,17 @@ fn an_activator_without_a_stream_holds_the_drain_up() {
     world.warm();
     world.strangers = true;
     world.after(61.0).step();
+    assert_eq!(world.unit.drain_id(), 0, "it may carry requests");
+    world.strangers = false;
+    world.step();
     world.drain_is_acknowledged_by(A);
     world.drain_is_acknowledged_by(B);
+    world.strangers = true;
     assert_eq!(world.step(), []);
     world.strangers = false;
+    world.step();
+    world.drain_is_acknowledged_by(A);
+    world.drain_is_acknowledged_by(B);
     assert_eq!(world.step(), [(1, 0)]);
 }
 
@@ -260,15 +330,108 @@ fn a_follower_only_wakes_and_only_after_the_leader_had_its_chance() {
 }
 
 #[test]
-fn a_new_leader_does_not_take_the_idle_time_before_its_term_for_idle() {
+fn a_follower_that_takes_over_decides_as_the_leader_would_have() {
+    let scale = json!({"target": 10, "utilization": 100});
+    let (mut leader, mut follower) = (World::scaled(scale.clone()), World::scaled(scale));
+    follower.leader = false;
+    for world in [&mut leader, &mut follower] {
+        let revision = world.revision();
+        world.deployment(&revision, 4);
+        world.run_pods(4);
+    }
+    for second in 0..70 {
+        let load = if second < 40 { 38 } else { 12 };
+        leader.load(load, 1);
+        follower.load(load, 1);
+        let count = leader.entry.replicas(&leader.revision()).unwrap();
+        let revision = follower.revision();
+        follower.deployment(&revision, count);
+        follower.run_pods(count);
+        assert_eq!(
+            leader.unit.decided(),
+            follower.unit.decided(),
+            "second {second}"
+        );
+    }
+}
+
+#[test]
+fn the_count_follows_the_load_both_ways() {
+    let mut world = World::scaled(
+        json!({"target": 10, "utilization": 100, "window": "10s", "downDelay": "0s"}),
+    );
+    assert_eq!(world.load(5, 5), [1]);
+    assert_eq!(world.load(35, 20), [4], "a sudden rise is followed at once");
+    assert_eq!(world.load(15, 30), [3, 2]);
+    assert_eq!(world.load(0, 70), [1, 0]);
+}
+
+#[test]
+fn an_activator_that_is_lost_for_a_moment_takes_no_pods_with_it() {
+    let mut world =
+        World::scaled(json!({"target": 10, "utilization": 100, "window": "6s", "downDelay": "0s"}));
+    for _ in 0..20 {
+        world.report(B, 20, 0.0);
+        world.load(20, 1);
+    }
+    let revision = world.revision();
+    assert_eq!(world.entry.replicas(&revision), Some(4));
+    world.sessions.remove(&B);
+    world.strangers = true;
+    assert!(world.load(20, 30).is_empty());
+    world.strangers = false;
+    assert_eq!(world.load(20, 30).last(), Some(&2), "it is gone for good");
+}
+
+#[test]
+fn a_write_builds_on_the_version_that_was_decided_on() {
     let mut world = World::new(0);
-    world.warm();
-    world.after(300.0);
-    world.unit.became_leader(world.now, world.epoch);
+    world.unit.woken(A, 1, world.now);
+    let writes = world.writes();
+    assert_eq!(writes[0].version.as_deref(), Some("2"));
+    world
+        .unit
+        .write_ended(&writes[0], Err(Failed::Conflict), world.now);
+    let revision = world.revision();
+    world.deployment(&revision, 0);
+    let again = world.after(0.05).writes();
+    assert_eq!(again[0].version.as_deref(), Some("3"));
+}
+
+#[test]
+fn a_count_that_somebody_else_sets_is_put_back_once() {
+    let mut world = World::scaled(json!({"target": 10, "utilization": 100, "downDelay": "0s"}));
+    world.load(5, 5);
+    world.set_by("kubectl", 3);
+    let change = world.look().changed_by.unwrap();
+    assert_eq!(
+        (
+            change.from,
+            change.to,
+            change.manager.as_str(),
+            change.yields
+        ),
+        (1, 3, "kubectl", false)
+    );
+    assert_eq!(world.load(5, 20), [1]);
+    world.set_by("kubectl", 3);
+    let change = world.look().changed_by.unwrap();
+    assert!(change.yields);
+    assert!(
+        world.load(5, 60).is_empty(),
+        "the count is left to the other"
+    );
+    world.set_by("kubectl", 0);
     world.step();
-    assert_eq!(world.unit.drain_id(), 0);
-    world.after(61.0).step();
-    assert_ne!(world.unit.drain_id(), 0);
+    world.unit.woken(A, 1, world.now);
+    assert_eq!(
+        world.step(),
+        [(0, 1)],
+        "a request that waits still starts a pod"
+    );
+    assert!(world.unit.contested().is_some());
+    world.after(700.0).step();
+    assert_eq!(world.unit.contested(), None);
 }
 
 #[test]
