@@ -90,7 +90,7 @@ fn percentile(sorted: &[f64], share: f64) -> f64 {
 }
 
 /// A line of a table: name, p50, p90, max.
-fn line(name: &str, times: &[Duration]) -> String {
+pub(crate) fn line(name: &str, times: &[Duration]) -> String {
     let ms = sorted_ms(times);
     format!(
         "{name:<44} p50 {:>6.0} ms   p90 {:>6.0} ms   max {:>6.0} ms",
@@ -100,6 +100,6 @@ fn line(name: &str, times: &[Duration]) -> String {
     )
 }
 
-fn p50(times: &[Duration]) -> f64 {
+pub(crate) fn p50(times: &[Duration]) -> f64 {
     percentile(&sorted_ms(times), 0.5)
 }

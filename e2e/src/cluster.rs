@@ -46,6 +46,23 @@ pub struct Cluster {
     layout: Option<Layout>,
 }
 
+/// A process of the cluster that was killed.
+#[derive(Debug)]
+pub struct Killed {
+    layout: Layout,
+    daemon: daemon::Daemon,
+}
+
+impl Killed {
+    /// Starts it again as it was.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start(self) -> Result<()> {
+        self.daemon.start(&self.layout)
+    }
+}
+
 impl Cluster {
     /// Starts this checkout's cluster, unless it runs already.
     pub async fn up(progress: &Progress) -> Result<Self> {
@@ -112,6 +129,21 @@ impl Cluster {
             );
         }
         Ok(cluster)
+    }
+
+    /// Ends one of the cluster's processes with SIGKILL; it stays away until it is started again.
+    ///
+    /// # Errors
+    /// If it does not run, or the cluster is not this checkout's own.
+    pub fn kill(&self, component: &str) -> Result<Killed> {
+        let layout = self
+            .layout
+            .clone()
+            .context("only the processes of this checkout's own cluster are killed")?;
+        let daemon = daemon::Daemon::running(&layout, component)?;
+        let record = daemon::Record::read(&layout, component).context("it has no record")?;
+        record.signal(nix::sys::signal::Signal::SIGKILL);
+        Ok(Killed { layout, daemon })
     }
 
     /// What runs, and how well.

@@ -1,11 +1,13 @@
 //! What `cargo e2e` works with: the embedded one-node Kubernetes, images and Ebb's installation in it, the demo, the cluster tests and the measurements.
 
 pub mod bench;
+pub mod chaos;
 pub mod client;
 pub mod cluster;
 pub mod demo;
 pub mod fnv;
 pub mod install;
+pub mod load;
 pub mod process;
 pub mod scene;
 pub mod suite;

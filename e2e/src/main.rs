@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use e2e::{
     Cluster, Progress,
     bench::{self, Bench},
+    chaos::{self, Chaos},
     demo, install, suite,
 };
 
@@ -44,6 +45,11 @@ enum Command {
         #[command(subcommand)]
         bench: Bench,
     },
+    /// Break parts of Ebb or of the cluster again and again under load; exit code 1 if a request is lost that must not be
+    Chaos {
+        #[command(subcommand)]
+        chaos: Chaos,
+    },
     /// Run something inside the cluster's network namespace; for the commands above
     #[command(hide = true)]
     Inside {
@@ -63,6 +69,11 @@ enum Inside {
     Bench {
         #[command(subcommand)]
         bench: Bench,
+    },
+    /// Breaking things
+    Chaos {
+        #[command(subcommand)]
+        chaos: Chaos,
     },
 }
 
@@ -88,7 +99,8 @@ async fn run(command: Command) -> Result<ExitCode> {
             filter,
             only_cluster,
         } => suite::run(&filter, only_cluster).await,
-        Command::Bench { .. } => measure().await,
+        Command::Bench { .. } => installed_inside("bench").await,
+        Command::Chaos { .. } => installed_inside("chaos").await,
         Command::Inside { image, what } => inside(&image, &what).await,
     };
     done.map(|()| ExitCode::SUCCESS)
@@ -121,16 +133,16 @@ async fn install() -> Result<install::Installed> {
     install::install(&cluster, &progress).await
 }
 
-/// Installs out here, where packages can be had, and measures inside the cluster's network namespace, by starting this program anew with the same arguments.
-async fn measure() -> Result<()> {
+/// Installs out here, where packages can be had, and goes on inside the cluster's network namespace, by starting this program anew with the same arguments.
+async fn installed_inside(command: &str) -> Result<()> {
     let installed = install().await?;
-    let arguments = std::env::args_os().skip_while(|a| a != "bench");
+    let arguments = std::env::args_os().skip_while(|a| a != command);
     let status = tokio::process::Command::new(std::env::current_exe()?)
         .args(["inside", "--image", &installed.hello_image])
         .args(arguments)
         .status()
         .await?;
-    anyhow::ensure!(status.success(), "the measurement failed, see above");
+    anyhow::ensure!(status.success(), "cargo e2e {command} failed, see above");
     Ok(())
 }
 
@@ -140,5 +152,6 @@ async fn inside(image: &str, what: &Inside) -> Result<()> {
     match what {
         Inside::Test { filter } => suite::inside(&cluster, image, filter).await,
         Inside::Bench { bench } => bench::run(&cluster, image, bench).await,
+        Inside::Chaos { chaos } => chaos::run(&cluster, image, chaos).await,
     }
 }

@@ -10,6 +10,7 @@ mod faults;
 mod packaging;
 mod rollouts;
 mod runner;
+mod scaling;
 
 use futures::future::LocalBoxFuture;
 
@@ -18,6 +19,7 @@ use anyhow::Result;
 use crate::scene::Scene;
 
 pub(crate) use cold::{burst, phases, spread};
+pub(crate) use faults::{activator_processes, kill, leader_process, wait_whole};
 pub use runner::{Outcome, run};
 
 /// One test.
@@ -44,6 +46,10 @@ macro_rules! cases {
 fn all() -> Vec<Case> {
     let mut all = Vec::new();
     all.extend(cases!(boundary, together: [no_request_is_lost_around_zero], alone: []));
+    all.extend(cases!(scaling, together: [
+        concurrency_is_followed, rps_is_followed, others_who_change_the_count_are_told_and_not_fought, up_down_up_linear, up_down_up_weighted,
+        the_way_down_loses_nothing, kubectl_scale_sets_min, initial_pods_run_at_first,
+    ], alone: []));
     all.extend(cases!(api, together: [
         refuses_what_is_wrong_in_the_rules_words, takes_what_is_right, explains_itself, shows_columns,
     ], alone: []));
@@ -55,7 +61,7 @@ fn all() -> Vec<Case> {
         wrong_image, crashing_container, quota, unschedulable, missing_config_map, name_of_a_foreign_service,
     ], alone: []));
     all.extend(cases!(children, together: [
-        are_five_and_go_with_the_function, deleted_ones_come_back, edited_ones_are_put_back, counts_above_max_are_lowered,
+        are_five_and_go_with_the_function, deleted_ones_come_back, edited_ones_are_put_back,
     ], alone: []));
     all.extend(cases!(rollouts, together: [
         a_new_template_takes_over_without_a_failed_request, a_broken_template_does_not_take_over, an_old_template_again,
@@ -63,7 +69,7 @@ fn all() -> Vec<Case> {
     all.extend(cases!(faults, together: [
         function_deleted_with_requests_held, function_deleted_with_requests_in_flight,
     ], alone: [
-        activator_deleted_during_a_cold_start, leader_killed_while_warm, leader_killed_during_a_cold_start,
+        activator_deleted_during_a_cold_start, leader_killed_while_warm, leader_killed_during_a_cold_start, no_activator_leaves_the_way_open,
     ]));
     all.extend(cases!(packaging, together: [
         pods_are_restricted_and_the_data_plane_has_no_token, metrics_are_the_documented_ones, rights_are_least,

@@ -4,7 +4,7 @@
 //! `/drip?bytes=N&ms=M` · `/headers` · `/status?code=N` · `/requests` counts · `/ready` for a probe.
 //!
 //! Environment: `PORT` (8080), `START_DELAY_MS` before it listens, `READY_DELAY_MS` before `/ready` says yes,
-//! `CRASH=1` to fail at the start. On SIGTERM it finishes what is in flight and leaves.
+//! `CRASH=1` to fail at the start. On SIGTERM it says on stdout how many requests are in flight, finishes them and leaves.
 
 use std::convert::Infallible;
 use std::env;
@@ -32,6 +32,9 @@ type Body = BoxBody<Bytes, hyper::Error>;
 
 /// Requests answered so far, without those to `/ready` and `/requests` themselves.
 static REQUESTS: AtomicU64 = AtomicU64::new(0);
+
+/// Requests whose answer has not begun.
+static IN_FLIGHT: AtomicU64 = AtomicU64::new(0);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -72,7 +75,10 @@ async fn serve() -> std::io::Result<()> {
         };
         let _ = socket.set_nodelay(true);
         let service = service_fn(move |request| async move {
-            Ok::<_, Infallible>(answer(request, ready_at).await)
+            IN_FLIGHT.fetch_add(1, Relaxed);
+            let answer = answer(request, ready_at).await;
+            IN_FLIGHT.fetch_sub(1, Relaxed);
+            Ok::<_, Infallible>(answer)
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -80,6 +86,10 @@ async fn serve() -> std::io::Result<()> {
         // An error here is the client's hanging up, which is no concern of this server.
         tokio::spawn(in_flight.watch(connection));
     }
+    println!(
+        "SIGTERM with {} requests in flight",
+        IN_FLIGHT.load(Relaxed)
+    );
     drop(listener);
     in_flight.shutdown().await;
     Ok(())

@@ -32,6 +32,25 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
+    /// A daemon as it runs now, to be started again in the same way.
+    pub(crate) fn running(layout: &Layout, name: &str) -> Result<Self> {
+        let name = NAMES
+            .into_iter()
+            .find(|n| *n == name)
+            .with_context(|| format!("{name} is no part of the cluster"))?;
+        let record = Record::read(layout, name).filter(Record::alive);
+        let pid = record.with_context(|| format!("{name} does not run"))?.pid;
+        let line = fs::read(format!("/proc/{pid}/cmdline"))?;
+        let words = String::from_utf8(line).context("a command line that is not UTF-8")?;
+        let mut words = words.trim_end_matches('\0').split('\0').map(String::from);
+        let program = words.next().context("a process without a command line")?;
+        Ok(Self {
+            name,
+            program: program.into(),
+            args: words.collect(),
+        })
+    }
+
     /// Starts it in its own session, so that a Ctrl-C of this program does not reach it, and records it.
     pub(crate) fn start(&self, layout: &Layout) -> Result<()> {
         let path = log_path(layout, self.name);

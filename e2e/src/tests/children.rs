@@ -118,35 +118,3 @@ pub(super) async fn edited_ones_are_put_back(scene: Scene) -> Result<()> {
     let answers = async || Ok((scene.get("hello", "/").await?.status == 200).then_some(()));
     eventually(SOON, "the Function answers", answers).await
 }
-
-pub(super) async fn counts_above_max_are_lowered(scene: Scene) -> Result<()> {
-    scene
-        .function("hello", json!({"scale": {"max": 2, "idleAfter": "5m"}}))
-        .await?;
-    scene.get("hello", "/").await?.expect(200)?;
-    let deployment = names(&scene.deployments("hello").await?).remove(0);
-    let replicas = async |wanted: &str| {
-        let shown = scene
-            .kubectl(&[
-                "get",
-                "deployment",
-                &deployment,
-                "-o",
-                "jsonpath={.spec.replicas} {.status.readyReplicas}",
-            ])
-            .await?;
-        Ok((shown == format!("{wanted} {wanted}")).then_some(()))
-    };
-    scene
-        .kubectl(&["scale", "deployment", &deployment, "--replicas=4"])
-        .await?;
-    eventually(SOON, "a count above max is lowered to it", async || {
-        replicas("2").await
-    })
-    .await?;
-    scene
-        .kubectl(&["scale", "deployment", &deployment, "--replicas=0"])
-        .await?;
-    let served = async || Ok((scene.get("hello", "/").await?.status == 200).then_some(()));
-    eventually(SOON, "a Function in use is not left at zero", served).await
-}

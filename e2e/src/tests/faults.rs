@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use crate::{
     client::Answer,
     install::NAMESPACE,
+    load::Load,
     process,
     scene::{Scene, eventually},
 };
@@ -47,7 +48,7 @@ async fn ebb_pods(scene: &Scene, component: &str) -> Result<Vec<Pod>> {
 }
 
 /// Waits until all of Ebb's pods are ready again, for the tests that follow.
-async fn wait_whole(scene: &Scene) -> Result<()> {
+pub(crate) async fn wait_whole(scene: &Scene) -> Result<()> {
     for part in ["operator", "activator"] {
         let deployment = format!("deployment/ebb-{part}");
         scene
@@ -137,8 +138,8 @@ pub(super) async fn activator_deleted_during_a_cold_start(scene: Scene) -> Resul
     wait_whole(&scene).await
 }
 
-/// Sends SIGKILL to the process of the operator that holds the lease. A deletion of the pod would let it give the lease up.
-async fn kill_leader(scene: &Scene) -> Result<()> {
+/// The process of the operator that holds the lease.
+pub(crate) async fn leader_process(scene: &Scene) -> Result<i32> {
     let lease = Api::<Lease>::namespaced(scene.client.clone(), NAMESPACE)
         .get("ebb-operator")
         .await?;
@@ -152,13 +153,28 @@ async fn kill_leader(scene: &Scene) -> Result<()> {
         .find(|p| p.metadata.name.as_deref() == Some(&holder))
         .context("the leader has no pod")?;
     let uid = pod.metadata.uid.as_deref().context("a pod has a UID")?;
-    let pid = process::find("operator", uid)
-        .with_context(|| format!("no process of pod {holder} on this machine"))?;
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(pid),
-        nix::sys::signal::Signal::SIGKILL,
-    )?;
+    process::find("operator", uid)
+        .with_context(|| format!("no process of pod {holder} on this machine"))
+}
+
+/// The processes of the activators that run.
+pub(crate) async fn activator_processes(scene: &Scene) -> Result<Vec<i32>> {
+    let pods = ebb_pods(scene, "activator").await?;
+    let uids = pods.iter().filter_map(|p| p.metadata.uid.as_deref());
+    Ok(uids
+        .filter_map(|uid| process::find("activator", uid))
+        .collect())
+}
+
+/// Sends SIGKILL. A deletion of the pod would let it leave in order.
+pub(crate) fn kill(pid: i32) -> Result<()> {
+    use nix::{sys::signal, unistd::Pid};
+    signal::kill(Pid::from_raw(pid), signal::Signal::SIGKILL)?;
     Ok(())
+}
+
+async fn kill_leader(scene: &Scene) -> Result<()> {
+    kill(leader_process(scene).await?)
 }
 
 pub(super) async fn leader_killed_while_warm(scene: Scene) -> Result<()> {
@@ -202,5 +218,56 @@ pub(super) async fn leader_killed_during_a_cold_start(scene: Scene) -> Result<()
     let held = request(&scene, "/");
     kill_leader(&scene).await?;
     held.await??.expect(200)?;
+    wait_whole(&scene).await
+}
+
+/// Without any activator, clients reach the pods of a Function that runs; and when activators are back, they are in the path again.
+pub(super) async fn no_activator_leaves_the_way_open(scene: Scene) -> Result<()> {
+    scene
+        .function("hello", json!({"scale": {"idleAfter": "5m"}}))
+        .await?;
+    scene.get("hello", "/").await?.expect(200)?;
+    let scale = async |replicas: &str| {
+        let count = format!("--replicas={replicas}");
+        let args = [
+            "--namespace",
+            NAMESPACE,
+            "scale",
+            "deployment",
+            "ebb-activator",
+            &count,
+        ];
+        scene.cluster.kubectl(&args).await
+    };
+    let load = Load::closed(&scene, "hello", 2, "/sleep?ms=10");
+    scale("0").await?;
+    let (reason, message) = eventually(SOON, "clients are sent to the pods", async || {
+        let routed = scene
+            .wait_condition("hello", "Routed", "True", SOON)
+            .await?;
+        Ok((routed.0 == "FailOpen").then_some(routed))
+    })
+    .await?;
+    let direct = scene.get("hello", "/headers").await;
+    let restored = scale("2").await;
+    direct?.expect(200)?;
+    restored?;
+    ensure!(
+        message.contains("straight to the 1 pods"),
+        "{reason}: {message}"
+    );
+    let back = async || {
+        let routed = scene
+            .wait_condition("hello", "Routed", "True", SOON)
+            .await?;
+        Ok((routed.0 == "ActivatorsReady").then_some(()))
+    };
+    eventually(SOON, "activators are in the path again", back).await?;
+    let totals = load.end().await;
+    println!(
+        "  {} requests, {} of them failed, over {:?}",
+        totals.ok, totals.failed, totals.outage
+    );
+    scene.get("hello", "/").await?.expect(200)?;
     wait_whole(&scene).await
 }

@@ -168,6 +168,9 @@ pub fn decide(policy: &Policy, state: &mut State, seen: &Observation, now: Durat
         in_use(policy, state, seen, load, now)
     };
     let (desired, reason) = bound(policy, seen, wanted, reason);
+    if reason == Reason::Initial {
+        state.memory.hold(policy, desired, now);
+    }
     let settled = state.windows(policy.metric).is_empty(now)
         && !state.memory.is_panicking()
         && reason != Reason::DownDelay;

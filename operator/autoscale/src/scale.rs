@@ -55,6 +55,13 @@ impl Memory {
         *self = Self::default();
     }
 
+    /// Notes a count that was there for another reason than the load, so that the way down from it is delayed, too.
+    pub(crate) fn hold(&mut self, policy: &Policy, count: u32, now: Duration) {
+        if !policy.down_delay.is_zero() {
+            self.delayed.record(now, policy.down_delay, count);
+        }
+    }
+
     /// The count that `load` asks for. Without `limits` neither the way down is bounded nor delayed: nobody uses the pods any more.
     pub(crate) fn scale(
         &mut self,

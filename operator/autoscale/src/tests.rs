@@ -180,6 +180,26 @@ fn a_restart_does_not_shrink_what_is_busy() {
 }
 
 #[test]
+fn initial_pods_stay_for_the_delay() {
+    let policy = Policy {
+        down_delay: secs(30),
+        ..policy()
+    };
+    let mut state = State::new(0, secs(0));
+    let new = Observation {
+        initial: 3,
+        ..running(1)
+    };
+    assert_eq!(decide(&policy, &mut state, &new, secs(2)).desired, 3);
+    let had = decide(&policy, &mut state, &running(3), secs(4));
+    assert_eq!((had.desired, had.reason), (3, Reason::DownDelay));
+    assert_eq!(
+        decide(&policy, &mut state, &running(3), secs(34)).desired,
+        1
+    );
+}
+
+#[test]
 fn time_that_goes_backwards_changes_nothing() {
     let mut state = State::new(0, secs(100));
     let decision = decide(&policy(), &mut state, &running(1), secs(50));

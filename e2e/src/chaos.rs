@@ -1,0 +1,298 @@
+//! Breaking parts of Ebb, or of the cluster, again and again under load.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Subcommand;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    bench::{line, p50},
+    cluster::Cluster,
+    load::{Counts, Load, ready},
+    scene::{Scene, eventually},
+    tests::{activator_processes, kill, leader_process, wait_whole},
+};
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// What can be broken.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Chaos {
+    /// SIGKILL to the leading operator every 20 seconds, under a load for 4 pods and with cold starts of another Function
+    Leader {
+        /// Seconds
+        #[arg(long, default_value_t = 180)]
+        seconds: u64,
+    },
+    /// SIGKILL to the activators in turn, then a rolling restart, then SIGKILL to both again and again
+    Activators,
+    /// SIGKILL to a process of the control plane, which then stays away
+    ControlPlane {
+        /// Which one
+        #[arg(long, default_value = "kube-apiserver", value_parser = ["kube-apiserver", "etcd"])]
+        component: String,
+        /// Seconds for which it is away
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
+    /// Nothing breaks: a steady load just at the target, and how often the count changes
+    Nothing {
+        /// Seconds
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+    },
+}
+
+/// Runs one of them. Must be called inside the cluster's network namespace.
+///
+/// # Errors
+/// If a request was lost that must not be, or a count was wrong.
+pub async fn run(cluster: &Cluster, image: &str, chaos: &Chaos) -> Result<()> {
+    let scene = Scene::open(cluster, image, "chaos").await?;
+    let result = match chaos {
+        Chaos::Leader { seconds } => leader(&scene, Duration::from_secs(*seconds)).await,
+        Chaos::Activators => activators(&scene).await,
+        Chaos::ControlPlane { component, seconds } => {
+            control_plane(&scene, component, Duration::from_secs(*seconds)).await
+        }
+        Chaos::Nothing { seconds } => nothing(&scene, Duration::from_secs(*seconds)).await,
+    };
+    if result.is_err() {
+        eprintln!("{}", scene.report().await);
+    }
+    scene.close().await?;
+    result
+}
+
+/// A Function with 4 pods, and its load.
+async fn four_pods(scene: &Scene, scale: serde_json::Value) -> Result<Load> {
+    let mut spec = json!({"scale": {"target": 5, "utilization": 100, "idleAfter": "5m"}});
+    spec["scale"]
+        .as_object_mut()
+        .into_iter()
+        .for_each(|all| all.extend(scale.as_object().cloned().unwrap_or_default()));
+    scene.function("busy", spec).await?;
+    let load = Load::closed(scene, "busy", 20, "/sleep?ms=100");
+    running(scene, 4).await?;
+    Ok(load)
+}
+
+async fn running(scene: &Scene, pods: usize) -> Result<()> {
+    let enough = async || Ok((ready(scene, "busy").await? >= pods).then_some(()));
+    eventually(SOON, &format!("{pods} pods are ready"), enough).await
+}
+
+/// A first request from zero of the Function `cold`.
+async fn cold_start(scene: &Scene) -> Result<Duration> {
+    scene.wait_zero("cold", SOON).await?;
+    let answer = scene.get("cold", "/").await?;
+    answer.expect(200)?;
+    Ok(answer.took)
+}
+
+async fn leader(scene: &Scene, lasts: Duration) -> Result<()> {
+    scene
+        .function("cold", json!({"scale": {"idleAfter": "1s"}}))
+        .await?;
+    let load = four_pods(scene, json!({})).await?;
+    let mut undisturbed = Vec::new();
+    for _ in 0..6 {
+        undisturbed.push(cold_start(scene).await?);
+    }
+    println!("{}", line("cold starts undisturbed", &undisturbed));
+    let counts = Counts::follow(scene, "busy");
+    let start = Instant::now();
+    let mut disturbed = Vec::new();
+    let mut kills = 0;
+    while start.elapsed() < lasts {
+        if start.elapsed() >= Duration::from_secs(20) * kills {
+            // Between two leaders nobody can be killed; the next round comes soon.
+            if let Ok(pid) = leader_process(scene).await {
+                kill(pid)?;
+                kills += 1;
+                println!(
+                    "  {:>4.0} s: the leader is killed",
+                    start.elapsed().as_secs_f64()
+                );
+            }
+        }
+        // Without a leader nothing goes to zero, so these come when one leads, and right after one was killed.
+        match tokio::time::timeout(Duration::from_secs(15), cold_start(scene)).await {
+            Ok(took) => disturbed.push(took?),
+            Err(_) => println!("  {:>4.0} s: not at zero", start.elapsed().as_secs_f64()),
+        }
+    }
+    let seen = counts.since(start);
+    let totals = load.end().await;
+    println!(
+        "{}",
+        line(
+            &format!("cold starts with {kills} leaders killed"),
+            &disturbed
+        )
+    );
+    println!(
+        "{} requests, {} failed; counts {seen:?}",
+        totals.ok, totals.failed
+    );
+    let bound = p50(&undisturbed) * 1.5 + 1000.0;
+    let late: Vec<_> = disturbed
+        .iter()
+        .filter(|t| t.as_secs_f64() * 1000.0 > bound)
+        .collect();
+    totals.all_ok()?;
+    ensure!(
+        seen.iter().all(|count| *count >= 4),
+        "the count fell below what the load needs: {seen:?}"
+    );
+    ensure!(late.is_empty(), "cold starts over {bound:.0} ms: {late:?}");
+    wait_whole(scene).await
+}
+
+async fn activators(scene: &Scene) -> Result<()> {
+    let load = four_pods(scene, json!({})).await?;
+    let clients = 20;
+    for round in 1..=4 {
+        let pid = *activator_processes(scene)
+            .await?
+            .get(round % 2)
+            .context("there are not two activators")?;
+        let before = load.failed();
+        kill(pid)?;
+        wait_whole(scene).await?;
+        sleep(Duration::from_secs(5)).await;
+        println!(
+            "  activator {pid} killed: {} of {clients} clients lost a request",
+            load.failed() - before
+        );
+        ensure!(
+            load.failed() - before <= clients,
+            "more requests failed than were on its connections"
+        );
+    }
+    let before = load.failed();
+    let restart = [
+        "--namespace",
+        crate::install::NAMESPACE,
+        "rollout",
+        "restart",
+        "deployment/ebb-activator",
+    ];
+    scene.cluster.kubectl(&restart).await?;
+    wait_whole(scene).await?;
+    sleep(Duration::from_secs(10)).await;
+    println!(
+        "  rolling restart: {} requests failed",
+        load.failed() - before
+    );
+    ensure!(load.failed() == before, "a graceful restart lost requests");
+    load.end().await;
+
+    let load = Load::closed(scene, "busy", clients as usize, "/sleep?ms=100");
+    sleep(Duration::from_secs(2)).await;
+    let gone = Instant::now();
+    let mut open = None;
+    // Killed as often as they come back, so that there is none for a while.
+    while gone.elapsed() < Duration::from_secs(10) {
+        for pid in activator_processes(scene).await? {
+            // It may have ended by itself meanwhile.
+            let _ = kill(pid);
+        }
+        let ok = load.ok();
+        sleep(Duration::from_millis(100)).await;
+        let routed = scene
+            .kubectl(&[
+                "get",
+                "fn",
+                "busy",
+                "-o",
+                "jsonpath={.status.conditions[?(@.type==\"Routed\")].reason}",
+            ])
+            .await?;
+        if open.is_none() && routed == "FailOpen" && load.ok() > ok + 10 {
+            open = Some(gone.elapsed());
+        }
+    }
+    println!("  both gone: clients reach the pods after {open:?}");
+    let (back, _) = eventually(
+        Duration::from_secs(120),
+        "activators are in the path again",
+        async || {
+            let routed = scene.wait_condition("busy", "Routed", "True", SOON).await?;
+            Ok((routed.0 == "ActivatorsReady").then_some(routed))
+        },
+    )
+    .await?;
+    wait_whole(scene).await?;
+    let before = load.failed();
+    sleep(Duration::from_secs(5)).await;
+    println!(
+        "  {back}: {} requests failed in the next 5 s",
+        load.failed() - before
+    );
+    load.end().await;
+    let open = open.context("clients did not reach the pods")?;
+    ensure!(
+        open <= Duration::from_secs(2),
+        "it took {open:?} until clients reached the pods"
+    );
+    Ok(())
+}
+
+async fn control_plane(scene: &Scene, component: &str, away: Duration) -> Result<()> {
+    scene
+        .function("cold", json!({"scale": {"idleAfter": "1s"}}))
+        .await?;
+    cold_start(scene).await?;
+    let load = four_pods(scene, json!({})).await?;
+    let killed = scene.cluster.kill(component)?;
+    println!("  {component} is away for {away:?}");
+    sleep(away).await;
+    let (ok, failed) = (load.ok(), load.failed());
+    killed.start()?;
+    println!("  {ok} warm requests meanwhile, {failed} failed");
+    let back = Instant::now();
+    eventually(SOON * 2, "the API server answers", async || {
+        Ok(scene.kubectl(&["get", "--raw", "/readyz"]).await.ok())
+    })
+    .await?;
+    let took = eventually(SOON * 2, "a Function starts from zero again", async || {
+        Ok(cold_start(scene).await.ok())
+    })
+    .await?;
+    println!(
+        "  first cold start {:?} after its return took {took:?}",
+        back.elapsed()
+    );
+    load.end().await.all_ok()?;
+    running(scene, 4).await
+}
+
+async fn nothing(scene: &Scene, lasts: Duration) -> Result<()> {
+    // 20 requests at once of 5 a pod: the average lies on the edge between 4 pods and 5.
+    let load = four_pods(scene, json!({})).await?;
+    scene
+        .function(
+            "open",
+            json!({"scale": {"metric": "rps", "target": 10, "utilization": 100}}),
+        )
+        .await?;
+    let open = Load::open(scene, "open", 30, "/");
+    sleep(Duration::from_secs(70)).await;
+    let (closed_counts, open_counts) =
+        (Counts::follow(scene, "busy"), Counts::follow(scene, "open"));
+    let start = Instant::now();
+    sleep(lasts).await;
+    let seen = [closed_counts.since(start), open_counts.since(start)];
+    load.end().await.all_ok()?;
+    open.end().await.all_ok()?;
+    println!("  counts of 20 requests at once, 5 a pod: {:?}", seen[0]);
+    println!("  counts of 30 requests a second, 10 a pod: {:?}", seen[1]);
+    ensure!(
+        seen.iter().all(|s| s.len() <= 2),
+        "more than one change in {lasts:?}: {seen:?}"
+    );
+    Ok(())
+}
