@@ -178,14 +178,17 @@ impl Fleet {
         self.inner.lock().sessions.keys().copied().collect()
     }
 
-    /// Whether an activator takes requests to which no stream is open.
+    /// Whether requests may go where no stream leads: to an activator that is not connected, or, when none is ready, straight to pods.
     pub fn strangers(&self) -> bool {
         let inner = self.inner.lock();
         let known: BTreeSet<&str> = inner.sessions.values().map(|s| s.pod.as_str()).collect();
-        inner
-            .activators
-            .iter()
-            .any(|(uid, activator)| activator.ready && !known.contains(uid.as_str()))
+        let mut ready = inner.activators.iter().filter(|(_, a)| a.ready).peekable();
+        ready.peek().is_none() || ready.any(|(uid, _)| !known.contains(uid.as_str()))
+    }
+
+    /// Whether no activator is ready: they are leaving, or have not come yet.
+    pub fn none_ready(&self) -> bool {
+        !self.inner.lock().activators.values().any(|a| a.ready)
     }
 
     /// The activators that clients of this Function should be sent to: those that listen on its port, narrowed to its owners.

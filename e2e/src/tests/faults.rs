@@ -265,8 +265,8 @@ pub(super) async fn no_activator_leaves_the_way_open(scene: Scene) -> Result<()>
     eventually(SOON, "activators are in the path again", back).await?;
     let totals = load.end().await;
     println!(
-        "  {} requests, {} of them failed, over {:?}",
-        totals.ok, totals.failed, totals.outage
+        "  {} requests, {} of them failed, over {:?}: {:?}",
+        totals.ok, totals.failed, totals.outage, totals.failures
     );
     scene.get("hello", "/").await?.expect(200)?;
     wait_whole(&scene).await

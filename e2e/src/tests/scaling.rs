@@ -236,17 +236,12 @@ pub(super) async fn kubectl_scale_sets_min(scene: Scene) -> Result<()> {
         Ok((ready(&scene, "hello").await? == 2).then_some(()))
     })
     .await?;
-    let shown = scene
-        .kubectl(&[
-            "get",
-            "fn",
-            "hello",
-            "-o",
-            "jsonpath={.spec.scale.min} {.status.readyReplicas} {.status.selector}",
-        ])
-        .await?;
-    ensure!(shown == "2 2 ebb.dev/function=hello", "{shown}");
-    Ok(())
+    let path = "jsonpath={.spec.scale.min} {.status.readyReplicas} {.status.selector}";
+    eventually(SOON, "the scale subresource shows them", async || {
+        let shown = scene.kubectl(&["get", "fn", "hello", "-o", path]).await?;
+        Ok((shown == "2 2 ebb.dev/function=hello").then_some(()))
+    })
+    .await
 }
 
 /// A new revision's initial pods run before anybody calls, and go when nobody does.

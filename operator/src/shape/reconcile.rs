@@ -242,7 +242,12 @@ async fn route(
         ctx.queue.add_after(key, wait);
     }
     let listening = ctx.fleet.endpoints(key, port).into_iter();
-    let way = way::choose(entry, listening.map(|(_, ip)| ip).collect(), alone);
+    let way = way::choose(
+        entry,
+        listening.map(|(_, ip)| ip).collect(),
+        alone,
+        ctx.fleet.none_ready(),
+    );
     findings.route = Some(way.verdict());
     let slice = match &way {
         Way::Activators(activators) => build::slice(key, &uid, port, activators),

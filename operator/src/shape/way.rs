@@ -21,12 +21,18 @@ pub enum Way {
     AsBefore,
 }
 
-/// Chooses the way. `listening`: activators that listen for the Function; `alone`: for how long none has been connected at all.
-pub fn choose(entry: &Entry, listening: Vec<IpAddr>, alone: Option<Duration>) -> Way {
+/// Chooses the way. `listening`: activators that listen for the Function; `alone`: for how long none has been connected at all;
+/// `none_ready`: whether all are leaving, so that clients had better go elsewhere before they are gone.
+pub fn choose(
+    entry: &Entry,
+    listening: Vec<IpAddr>,
+    alone: Option<Duration>,
+    none_ready: bool,
+) -> Way {
     if !listening.is_empty() {
         return Way::Activators(listening);
     }
-    if alone.is_none_or(|alone| alone < FAIL_OPEN_AFTER) {
+    if !none_ready && alone.is_none_or(|alone| alone < FAIL_OPEN_AFTER) {
         return Way::AsBefore;
     }
     let open = || {
@@ -53,7 +59,7 @@ impl Way {
             Self::Pods(pods, _) => Verdict::yes(
                 Reason::FailOpen,
                 format!(
-                    "no activator is connected, so clients are sent straight to the {} pods that run, and the count stays as it is: see the pods of Ebb's activator Deployment",
+                    "no activator is ready, so clients are sent straight to the {} pods that run, and the count stays as it is: see the pods of Ebb's activator Deployment",
                     pods.len()
                 ),
             ),
@@ -118,15 +124,17 @@ mod tests {
                 running(),
                 vec![activator],
                 None,
+                false,
                 Way::Activators(vec![activator]),
             ),
-            (running(), vec![], None, Way::AsBefore),
-            (running(), vec![], soon, Way::AsBefore),
-            (running(), vec![], late, Way::Pods(vec![pod], 9000)),
-            (asleep(), vec![], late, Way::AsBefore),
+            (running(), vec![], None, false, Way::AsBefore),
+            (running(), vec![], None, true, Way::Pods(vec![pod], 9000)),
+            (running(), vec![], soon, false, Way::AsBefore),
+            (running(), vec![], late, false, Way::Pods(vec![pod], 9000)),
+            (asleep(), vec![], late, false, Way::AsBefore),
         ];
-        for (i, (entry, listening, alone, way)) in rows.into_iter().enumerate() {
-            assert_eq!(choose(&entry, listening, alone), way, "row {i}");
+        for (i, (entry, listening, alone, leaving, way)) in rows.into_iter().enumerate() {
+            assert_eq!(choose(&entry, listening, alone, leaving), way, "row {i}");
         }
     }
 }
