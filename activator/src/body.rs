@@ -103,7 +103,7 @@ impl Flight {
 
     /// Ends the flight; `whole` if the answer was received to its end. The connection goes back before the slot, so that the next
     /// request finds it.
-    fn end(self, whole: bool) {
+    pub(crate) fn end(self, whole: bool) {
         let took = self.began.elapsed().as_secs_f64();
         self.metrics.request_duration.observe(took);
         drop(self.in_flight);

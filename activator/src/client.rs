@@ -17,6 +17,8 @@ use tokio::{
     time::Instant,
 };
 
+use crate::tunnel;
+
 /// What requests need of their client's connection.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -58,6 +60,11 @@ impl Client {
             deadline: Deadline::default(),
         };
         (client, Stream(stream))
+    }
+
+    /// Has the kernel notice when the client is gone without a word.
+    pub(crate) fn keep_alive(&self) {
+        tunnel::keep_alive(&self.stream);
     }
 
     /// Resolves when the client has closed its side of the connection, even when it has sent bytes that nobody has read.

@@ -2,19 +2,21 @@
 
 use std::sync::Arc;
 
-use http::{Request, Response};
+use bytes::Bytes;
+use http::{Request, Response, header};
 use throttle::Slot;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
     answer::{Failure, Reason, Refusal},
     body::{Flight, Reply, Upload},
-    client::Deadline,
+    client::{Client, Deadline},
     function::Function,
     headers,
     metrics::{Metrics, Raised},
     pod::Pod,
     pool::{Fresh, Sender},
+    tunnel::{self, Tunnels, Upgrade},
 };
 
 /// How often a request is sent again after a connection broke: once after a kept one, which says nothing of the pod, and twice
@@ -29,6 +31,8 @@ pub(crate) struct Exchange<'a> {
     deadline: &'a Deadline,
     /// `None` once it was sent and cannot be sent again.
     request: Option<Request<Upload>>,
+    /// The client's wish for another protocol.
+    upgrade: Option<Upgrade>,
     resends: u32,
 }
 
@@ -48,14 +52,16 @@ impl<'a> Exchange<'a> {
     pub(crate) fn new(
         function: &'a Function,
         metrics: &'a Arc<Metrics>,
-        deadline: &'a Deadline,
+        client: &'a Client,
         request: Request<Upload>,
+        upgrade: Option<Upgrade>,
     ) -> Self {
         Self {
             function,
             metrics,
-            deadline,
+            deadline: &client.deadline,
             request: Some(request),
+            upgrade,
             resends: 0,
         }
     }
@@ -64,11 +70,15 @@ impl<'a> Exchange<'a> {
     ///
     /// # Errors
     /// With the answer for the client, if the pod failed or took too long.
-    pub(crate) async fn attempt(&mut self, slot: Slot<Arc<Pod>>) -> Result<Attempt, Failure> {
+    pub(crate) async fn attempt(
+        &mut self,
+        slot: Slot<Arc<Pod>>,
+        tunnels: &Tunnels,
+    ) -> Result<Attempt, Failure> {
         let began = Instant::now();
         let in_flight = Raised::new(&self.metrics.in_flight);
         let deadline = began + self.function.settings().request;
-        let (response, connection) = loop {
+        let (mut response, connection) = loop {
             let pool = &slot.payload().pool;
             // Where one kept connection has broken others probably have, too.
             let may_be_kept = self.resends == 0;
@@ -91,12 +101,46 @@ impl<'a> Exchange<'a> {
                 None => return Ok(Attempt::Unreachable(slot)),
             }
         };
-        let (mut head, body) = response.into_parts();
-        headers::to_client(&mut head);
         let flight = Flight::new(slot, connection, self.metrics, began, in_flight);
         let pod = Arc::clone(flight.pod());
+        if tunnel::is_switch(&response) {
+            let switched = self.switch(&mut response, flight, tunnels)?;
+            return Ok(Attempt::Answered(switched, pod));
+        }
+        let (mut head, body) = response.into_parts();
+        headers::to_client(&mut head);
         let reply = Reply::pod(body, flight, deadline, self.deadline.clone());
         Ok(Attempt::Answered(Response::from_parts(head, reply), pod))
+    }
+
+    /// The pod changes the protocol: from now on bytes are carried as they come.
+    fn switch(
+        &mut self,
+        response: &mut Response<hyper::body::Incoming>,
+        flight: Flight,
+        tunnels: &Tunnels,
+    ) -> Result<Response<Reply>, Failure> {
+        let protocol = response.headers().get(header::UPGRADE).cloned();
+        let (Some(upgrade), Some(protocol)) = (self.upgrade.take(), protocol) else {
+            let key = &self.function.key;
+            let text = format!("a pod of {key} changed the protocol without being asked to");
+            return Err(Refusal::new(Reason::PodFailed, text).into());
+        };
+        let pod = hyper::upgrade::on(&mut *response);
+        let mut switched = Response::new(Reply::text(Bytes::new()));
+        *switched.status_mut() = response.status();
+        *switched.headers_mut() = std::mem::take(response.headers_mut());
+        headers::strip_hop_by_hop(switched.headers_mut());
+        tunnel::set(switched.headers_mut(), protocol);
+        let counted = self.function.settings().count_upgrades;
+        let flight = if counted {
+            Some(flight)
+        } else {
+            flight.end(false);
+            None
+        };
+        tunnels.open(upgrade, pod, flight);
+        Ok(switched)
     }
 
     /// Sends the request on one connection. `None`: the connection broke, and the request can be sent again.

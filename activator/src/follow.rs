@@ -77,9 +77,7 @@ impl Follower {
             outbox.push(&encode(&frame));
         }
         for function in state.functions.all() {
-            if let Some(frame) = function.drained() {
-                outbox.push(&encode(&frame));
-            }
+            function.tell_drained();
         }
         id
     }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use throttle::{Gate, Notice, Target, Told};
 use tokio::time::Instant;
 
 use crate::{
-    metrics::Metrics, operators::Operators, pod::Pod, probe, stats::Surges, timing::ColdStart,
+    metrics::Metrics, operators::Operators, pod::Pod, probe, stats::Surges, timing::ColdStart, veto,
 };
 
 /// Time after which a wake that led to nothing is sent again.
@@ -41,6 +41,10 @@ pub(crate) struct Settings {
     pub(crate) cold_start: Duration,
     /// How long a request may take from its arrival at a pod on.
     pub(crate) request: Duration,
+    /// Whether an upgraded connection counts as a request in its pod.
+    pub(crate) count_upgrades: bool,
+    /// Path that is asked before a pod goes, if any.
+    keep_alive_probe: Option<String>,
     /// What keeps a revision's pods from starting.
     problems: HashMap<String, Problem>,
 }
@@ -60,18 +64,9 @@ impl Function {
         metrics: &Arc<Metrics>,
         surges: &Arc<Surges>,
     ) -> Arc<Self> {
-        let (told, surges) = (Arc::clone(operators), Arc::clone(surges));
-        let function = key.clone();
-        let gate = Gate::new(max_held, move |notice| match notice {
-            Notice::Drained(drain) => {
-                let function = function.clone();
-                told.send(&ToOperator::Drained { function, drain });
-            }
-            Notice::Surge => surges.add(&function),
-        });
-        Arc::new(Self {
+        Arc::new_cyclic(|function: &Weak<Self>| Self {
+            gate: Gate::new(max_held, notices(function.clone(), Arc::clone(surges))),
             key,
-            gate,
             settings: ArcSwap::default(),
             pods: Mutex::default(),
             wake: Mutex::default(),
@@ -145,11 +140,35 @@ impl Function {
         }
     }
 
-    /// What to tell an operator that was not there when the present drain came to its end, if it did.
-    pub(crate) fn drained(&self) -> Option<ToOperator> {
-        let drain = self.gate.drained()?;
-        let function = self.key.clone();
-        Some(ToOperator::Drained { function, drain })
+    /// Tells the operators that the present drain has come to its end, if it did: one has just come that may not know.
+    pub(crate) fn tell_drained(self: &Arc<Self>) {
+        if let Some(drain) = self.gate.drained() {
+            self.drained(drain);
+        }
+    }
+
+    /// Nothing is in flight to the pods of this drain. They may go unless they say that they are busy otherwise.
+    fn drained(self: &Arc<Self>, drain: u64) {
+        match &self.settings().keep_alive_probe {
+            Some(path) => {
+                tokio::spawn(veto::ask(Arc::clone(self), path.clone(), drain));
+            }
+            None => {
+                let function = self.key.clone();
+                self.tell(&ToOperator::Drained { function, drain });
+            }
+        }
+    }
+
+    /// The pods that take no new requests.
+    pub(crate) fn draining(&self) -> Vec<Arc<Pod>> {
+        let pods = self.pods.lock();
+        let draining = pods.values().filter(|pod| pod.told == Told::Draining);
+        draining.cloned().collect()
+    }
+
+    pub(crate) fn tell(&self, frame: &ToOperator) {
+        self.operators.send(frame);
     }
 
     /// A probe has passed that was the first to find the pod ready.
@@ -207,6 +226,20 @@ impl Function {
     }
 }
 
+/// What a Function's gate calls.
+fn notices(function: Weak<Function>, surges: Arc<Surges>) -> impl Fn(Notice) + Send + Sync {
+    move |notice| {
+        // There is none only while it is being dropped.
+        let Some(function) = function.upgrade() else {
+            return;
+        };
+        match notice {
+            Notice::Drained(drain) => function.drained(drain),
+            Notice::Surge => surges.add(&function.key),
+        }
+    }
+}
+
 impl Settings {
     fn new(route: &Route, backends: Option<&Backends>) -> Self {
         let revisions = backends.into_iter().flat_map(|b| &b.revisions);
@@ -215,6 +248,8 @@ impl Settings {
         Self {
             cold_start: Duration::from_millis(route.cold_start_ms),
             request: Duration::from_millis(route.request_ms),
+            count_upgrades: route.count_upgrades,
+            keep_alive_probe: route.keep_alive_probe.clone(),
             problems: revisions.filter_map(problem).collect(),
         }
     }

@@ -86,7 +86,7 @@ fn set_host(head: &mut request::Parts, default: impl FnOnce() -> String) -> Resu
 }
 
 /// Removes what is meant for the next hop only (RFC 9110 section 7.6.1). `Trailer` stays: hyper sends only announced trailers.
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(header::CONNECTION) {
         strip_named_by_connection(headers);
     }

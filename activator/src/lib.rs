@@ -26,6 +26,8 @@ mod proxy;
 mod serve;
 mod stats;
 mod timing;
+mod tunnel;
+mod veto;
 
 use std::{net::SocketAddr, sync::Arc};
 

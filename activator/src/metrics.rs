@@ -47,6 +47,8 @@ pub(crate) struct Metrics {
     pub(crate) functions: IntGauge,
     /// Client connections that are open.
     pub(crate) connections: IntGauge,
+    /// Connections that have changed their protocol.
+    pub(crate) upgraded: IntGauge,
     /// Client connections that were closed because there were too many.
     pub(crate) connections_refused: IntCounter,
 }
@@ -121,6 +123,10 @@ impl Metrics {
             connections: gauge(
                 "ebb_activator_client_connections",
                 "Open client connections.",
+            )?,
+            upgraded: gauge(
+                "ebb_activator_upgraded_connections",
+                "Open connections that have changed their protocol, such as WebSockets.",
             )?,
             connections_refused: counter(
                 "ebb_activator_client_connections_refused_total",

@@ -176,7 +176,7 @@ async fn handshake(stream: TcpStream) -> io::Result<Sender> {
         .await
         .map_err(io::Error::other)?;
     tokio::spawn(async move {
-        if let Err(error) = connection.await {
+        if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "connection to a pod ended");
         }
     });

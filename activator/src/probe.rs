@@ -78,8 +78,8 @@ async fn passes(pod: &Pod, patience: Duration) -> bool {
     }
 }
 
-/// The status of the answer to the pod's readiness probe.
-async fn get(
+/// The status of the pod's answer to a GET on this connection.
+pub(crate) async fn get(
     stream: TcpStream,
     pod: &Pod,
     path: &str,

@@ -22,6 +22,7 @@ use crate::{
     metrics::Metrics,
     pod::Pod,
     timing,
+    tunnel::{self, Tunnels, Upgrade},
 };
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -39,6 +40,7 @@ pub(crate) enum Entry {
 pub(crate) struct Proxy {
     functions: Arc<Functions>,
     metrics: Arc<Metrics>,
+    pub(crate) tunnels: Tunnels,
     /// Whether answers ask clients to close their connections, because this process is about to end.
     leaving: AtomicBool,
 }
@@ -47,6 +49,7 @@ impl Proxy {
     pub(crate) fn new(functions: Arc<Functions>, metrics: Arc<Metrics>) -> Self {
         Self {
             functions,
+            tunnels: Tunnels::new(Arc::clone(&metrics)),
             metrics,
             leaving: AtomicBool::new(false),
         }
@@ -85,7 +88,7 @@ impl Proxy {
         };
         // It has an answer, so dropping this is not to count it as gone.
         std::mem::forget(unanswered);
-        if self.leaving.load(Ordering::Relaxed) {
+        if self.leaving.load(Ordering::Relaxed) && !tunnel::is_switch(&response) {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }
@@ -110,20 +113,25 @@ impl Proxy {
         &self,
         client: &Client,
         function: &Arc<Function>,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
     ) -> Result<Response<Reply>, Failure> {
+        let upgrade = Upgrade::of(&mut request);
         let body_unread = !request.body().is_end_stream();
         let (mut head, body) = request.into_parts();
         let default_host = || format!("{}.{}", function.key.name, function.key.namespace);
         headers::to_pod(&mut head, &client.address, default_host)?;
+        if let Some(upgrade) = &upgrade {
+            upgrade.ask(&mut head.headers);
+            client.keep_alive();
+        }
         let request = Request::from_parts(head, Upload::from(body));
 
         let mut hold = Hold::new(function, &self.metrics, client, body_unread);
-        let mut exchange = Exchange::new(function, &self.metrics, &client.deadline, request);
+        let mut exchange = Exchange::new(function, &self.metrics, client, request, upgrade);
         let mut acquired = function.gate.acquire();
         loop {
             let slot = hold.slot(acquired).await?;
-            match exchange.attempt(slot).await? {
+            match exchange.attempt(slot, &self.tunnels).await? {
                 Attempt::Answered(mut response, pod) => {
                     tell_timing(&mut response, function, &hold, &pod);
                     return Ok(response);

@@ -34,7 +34,7 @@ pub(crate) struct Server {
     metrics: Arc<Metrics>,
     /// The tasks that accept connections.
     pub(crate) listeners: TaskTracker,
-    /// The tasks that serve them.
+    /// The tasks that serve them, and those they have become.
     pub(crate) connections: TaskTracker,
     /// No new connections; each open one ends with its present request.
     pub(crate) stop: CancellationToken,
@@ -46,12 +46,13 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn new(proxy: Arc<Proxy>, metrics: Arc<Metrics>, max_connections: usize) -> Self {
         Self {
+            // A connection that changes its protocol ends as HTTP and goes on as a tunnel.
+            connections: proxy.tunnels.tasks.clone(),
+            force: proxy.tunnels.force.clone(),
             proxy,
             metrics,
             listeners: TaskTracker::new(),
-            connections: TaskTracker::new(),
             stop: CancellationToken::new(),
-            force: CancellationToken::new(),
             places: Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS))),
         }
     }
@@ -123,7 +124,8 @@ async fn connection(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     let mut connection = pin!(connection);
     // Of its own, because polling a token locks it, and this is polled with every request.
     let stop = server.stop.child_token();

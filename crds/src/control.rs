@@ -57,6 +57,16 @@ pub struct Route {
     pub cold_start_ms: u64,
     /// How long a request may take from its arrival at a pod to its last byte, in milliseconds.
     pub request_ms: u64,
+    /// Whether an upgraded connection, such as a WebSocket, counts as a request in its pod until it ends.
+    #[serde(default = "yes")]
+    pub count_upgrades: bool,
+    /// Path that draining pods are asked before they count as drained: 200 means that the pod is busy on its own account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_alive_probe: Option<String>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// A revision's share of the traffic.
@@ -217,6 +227,13 @@ pub enum ToOperator {
     },
     /// Nothing is in flight to any draining pod of the Function, and nothing new will be sent.
     Drained {
+        /// Which Function.
+        function: FunctionKey,
+        /// [`Backends::drain`] that this answers.
+        drain: u64,
+    },
+    /// A draining pod of the Function has answered [`Route::keep_alive_probe`] that it is busy.
+    Busy {
         /// Which Function.
         function: FunctionKey,
         /// [`Backends::drain`] that this answers.

@@ -89,6 +89,19 @@ pub struct Scale {
     #[x_kube(validation = Rule::new("self > 1.0").message("scale.maxDownRate is greater than 1"))]
     pub max_down_rate: Option<f64>,
 
+    /// Whether an upgraded connection, such as a WebSocket, counts as a request until it ends and so keeps its pod. Default true. With
+    /// false such connections are cut off when the count goes down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count_upgrades: Option<bool>,
+
+    /// Path that a pod is asked (GET, on the serving port) when it has nothing in flight and is about to go: 200 means that it is busy on its own
+    /// account, with a job in the background for instance, and stays for another scale.idleAfter; anything else, or no answer
+    /// within two seconds, that it may go. Default: pods are not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    #[x_kube(validation = Rule::new("self.startsWith('/')").message("scale.keepAliveProbe is a path and begins with /"))]
+    pub keep_alive_probe: Option<String>,
+
     /// How the seconds of the windows are weighted: linear (all alike) or weighted (exponentially less with age). Default linear.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aggregation: Option<Aggregation>,
@@ -154,6 +167,11 @@ impl Scale {
             down_delay: self.down_delay.or(defaults.down_delay),
             max_up_rate: self.max_up_rate.or(defaults.max_up_rate),
             max_down_rate: self.max_down_rate.or(defaults.max_down_rate),
+            count_upgrades: self.count_upgrades.or(defaults.count_upgrades),
+            keep_alive_probe: self
+                .keep_alive_probe
+                .clone()
+                .or_else(|| defaults.keep_alive_probe.clone()),
             aggregation: self.aggregation.or(defaults.aggregation),
         }
     }

@@ -2,9 +2,12 @@
 
 mod burst;
 mod cold_start;
+mod decide;
 mod floor;
 mod idle;
+mod step;
 mod together;
+mod wakes;
 
 use std::time::Duration;
 
@@ -37,12 +40,37 @@ pub enum Bench {
         #[arg(long, default_value_t = 7)]
         rounds: usize,
     },
+    /// How soon the count follows a load that rises from 1 to 100 requests at one instant
+    Step {
+        /// Rounds
+        #[arg(long, default_value_t = 7)]
+        rounds: usize,
+    },
+    /// From a request to the new count at 50 to 500 wakes a second, beside a bare client's patches
+    Wakes {
+        /// Functions
+        #[arg(long, default_value_t = 400)]
+        functions: usize,
+    },
+    /// What a decision costs, and how often counts change under noisy loads; needs no cluster
+    Decide,
     /// Objects and memory of idle Functions
     Idle {
         /// Functions
         #[arg(long, default_value_t = 200)]
         functions: usize,
     },
+}
+
+impl Bench {
+    /// Runs a measurement that needs no cluster; `false` if this one does.
+    pub fn run_alone(&self) -> bool {
+        let alone = matches!(self, Self::Decide);
+        if alone {
+            decide::run();
+        }
+        alone
+    }
 }
 
 /// Runs a measurement. Must be called inside the cluster's network namespace.
@@ -68,6 +96,12 @@ pub async fn run(cluster: &Cluster, image: &str, bench: &Bench) -> Result<()> {
         }
         Bench::Burst { requests, rounds } => burst::run(&scene, *requests, *rounds).await,
         Bench::Idle { functions } => idle::run(&scene, *functions).await,
+        Bench::Step { rounds } => step::run(&scene, *rounds).await,
+        Bench::Wakes { functions } => wakes::run(&scene, *functions).await,
+        Bench::Decide => {
+            decide::run();
+            Ok(())
+        }
     };
     if result.is_err() {
         eprintln!("{}", scene.report().await);

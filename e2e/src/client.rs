@@ -35,6 +35,12 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Whether the server closes the connection after this answer.
+    pub fn closes(&self) -> bool {
+        let connection = self.headers.get(http::header::CONNECTION);
+        connection.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
+    }
+
     /// The body as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
@@ -106,6 +112,11 @@ impl Connection {
             })
         });
         answer.await.context("no answer within two minutes")?
+    }
+
+    /// Whether the server has closed it.
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
     }
 
     /// Sends a GET.

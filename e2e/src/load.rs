@@ -35,6 +35,7 @@ struct Shared {
     stop: AtomicBool,
     ok: AtomicU64,
     failed: AtomicU64,
+    refused: AtomicU64,
     failures: Mutex<Vec<String>>,
     /// When the last failure was, for the time that a Function was down.
     outage: Mutex<Option<(Instant, Instant)>>,
@@ -45,8 +46,10 @@ struct Shared {
 pub struct Totals {
     /// Answered 200.
     pub ok: u64,
-    /// Anything else.
+    /// Sent, and anything else came of it.
     pub failed: u64,
+    /// Not sent, because no connection could be had.
+    pub refused: u64,
     /// The first failures.
     pub failures: Vec<String>,
     /// From the first failure to the last.
@@ -105,9 +108,14 @@ impl Load {
         self.shared.ok.load(Relaxed)
     }
 
-    /// Failed so far.
+    /// Sent so far without a good answer.
     pub fn failed(&self) -> u64 {
         self.shared.failed.load(Relaxed)
+    }
+
+    /// Not sent so far, because no connection could be had.
+    pub fn refused(&self) -> u64 {
+        self.shared.refused.load(Relaxed)
     }
 
     /// Ends it, after the requests that are under way.
@@ -118,6 +126,7 @@ impl Load {
         Totals {
             ok: self.shared.ok.load(Relaxed),
             failed: self.shared.failed.load(Relaxed),
+            refused: self.shared.refused.load(Relaxed),
             failures: self.shared.failures.lock().clone(),
             outage: outage.map_or(Duration::ZERO, |(first, last)| last - first),
         }
@@ -127,29 +136,33 @@ impl Load {
 impl Shared {
     /// Sends one request and counts what became of it.
     async fn send(&self, scene: &Scene, function: &str, path: &str, kept: &mut Option<Connection>) {
-        let answered = async {
-            if kept.is_none() {
-                *kept = Some(scene.connect(function).await?);
-            }
-            match kept {
-                Some(connection) => connection.get(path).await?.expect(200).map(drop),
-                None => Ok(()),
+        let connection = match kept.take().filter(|kept| !kept.is_closed()) {
+            Some(connection) => Ok(connection),
+            None => scene.connect(function).await,
+        };
+        let mut connection = match connection {
+            Ok(connection) => connection,
+            Err(error) => {
+                self.note(&self.refused, &error);
+                return sleep(PAUSE).await;
             }
         };
-        match answered.await {
-            Ok(()) => {
+        let answered = connection.get(path).await;
+        match answered.and_then(|answer| answer.expect(200).cloned()) {
+            Ok(answer) => {
                 self.ok.fetch_add(1, Relaxed);
+                // A server that leaves says so; what comes next belongs on another connection.
+                *kept = Some(connection).filter(|_| !answer.closes());
             }
             Err(error) => {
-                *kept = None;
-                self.note(&error);
+                self.note(&self.failed, &error);
                 sleep(PAUSE).await;
             }
         }
     }
 
-    fn note(&self, error: &anyhow::Error) {
-        self.failed.fetch_add(1, Relaxed);
+    fn note(&self, count: &AtomicU64, error: &anyhow::Error) {
+        count.fetch_add(1, Relaxed);
         let now = Instant::now();
         self.outage.lock().get_or_insert((now, now)).1 = now;
         let mut failures = self.failures.lock();
@@ -162,11 +175,11 @@ impl Shared {
 impl Totals {
     /// Fails unless every request was answered 200.
     pub fn all_ok(&self) -> Result<&Self> {
+        let lost = self.failed + self.refused;
         ensure!(
-            self.failed == 0,
-            "{} of {} requests failed: {:?}",
-            self.failed,
-            self.ok + self.failed,
+            lost == 0,
+            "{lost} of {} requests failed: {:?}",
+            self.ok + lost,
             self.failures
         );
         ensure!(self.ok > 0, "no request was sent");

@@ -11,6 +11,7 @@ mod packaging;
 mod rollouts;
 mod runner;
 mod scaling;
+mod streams;
 
 use futures::future::LocalBoxFuture;
 
@@ -49,6 +50,9 @@ fn all() -> Vec<Case> {
     all.extend(cases!(scaling, together: [
         concurrency_is_followed, rps_is_followed, others_who_change_the_count_are_told_and_not_fought, up_down_up_linear, up_down_up_weighted,
         the_way_down_loses_nothing, kubectl_scale_sets_min, initial_pods_run_at_first,
+    ], alone: []));
+    all.extend(cases!(streams, together: [
+        an_upgraded_connection_keeps_its_pod, one_that_is_not_counted_does_not, a_pod_that_says_that_it_is_busy_stays,
     ], alone: []));
     all.extend(cases!(api, together: [
         refuses_what_is_wrong_in_the_rules_words, takes_what_is_right, explains_itself, shows_columns,

@@ -56,6 +56,8 @@ struct Inner {
     /// Activators that run, by pod UID.
     activators: BTreeMap<String, Activator>,
     epoch: Option<u64>,
+    /// Whether all Functions have been published. Before that no activator may take what it was told for all that there is.
+    complete: bool,
     /// Since when no stream has been open; `None` while one is, and before the first look.
     alone_since: Option<Instant>,
 }
@@ -111,6 +113,13 @@ impl Fleet {
         }
     }
 
+    /// All Functions that exist have been published: tells the activators that are connected already.
+    pub fn complete(&self) {
+        let mut inner = self.inner.lock();
+        inner.complete = true;
+        inner.send(&encode(&ToActivator::Synced).into());
+    }
+
     /// Tells all activators whether this replica holds the lease.
     pub fn lead(&self, epoch: Option<u64>) {
         let mut inner = self.inner.lock();
@@ -135,7 +144,9 @@ impl Fleet {
         }
         // Before `Synced`, so that an activator never follows this replica for a moment and then another.
         first.push(encode(&ToActivator::Lead { epoch: inner.epoch }).into());
-        first.push(encode(&ToActivator::Synced).into());
+        if inner.complete {
+            first.push(encode(&ToActivator::Synced).into());
+        }
         inner.sessions.insert(
             id,
             Session {
@@ -224,5 +235,27 @@ impl Inner {
             }
             sent
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_synced(frame: &Bytes) -> bool {
+        *frame == encode(&ToActivator::Synced)
+    }
+
+    /// An activator that takes half a picture for a whole one refuses requests to all Functions that it has not been told of yet.
+    #[tokio::test]
+    async fn says_synced_only_when_everything_has_been_published() {
+        let fleet = Fleet::default();
+        let (_, mut early) = fleet.open("a");
+        assert!(!early.first.iter().any(is_synced));
+        fleet.complete();
+        let then = early.then.recv().await.expect("the stream is open");
+        assert!(is_synced(&then));
+        let (_, late) = fleet.open("b");
+        assert!(late.first.last().is_some_and(is_synced));
     }
 }

@@ -98,7 +98,7 @@ struct Scaler {
     writes: JoinSet<(FunctionKey, Write, Result<String, Failed>)>,
 }
 
-/// Runs until `inbox` is closed.
+/// Runs until `inbox` is closed. The index must know all that exists by now.
 pub async fn run(parts: Parts, mut inbox: mpsc::Receiver<Message>) {
     let mut lead = parts.lead.clone();
     let changed = parts.changed.clone();
@@ -108,6 +108,10 @@ pub async fn run(parts: Parts, mut inbox: mpsc::Receiver<Message>) {
         units: HashMap::new(),
         writes: JoinSet::new(),
     };
+    for key in scaler.parts.index.keys() {
+        scaler.step(&key);
+    }
+    scaler.parts.fleet.complete();
     let mut led = None;
     loop {
         tokio::select! {
@@ -185,6 +189,11 @@ impl Scaler {
             }
             ToOperator::Drained { function, drain } => {
                 self.unit(&function).drained(session, drain);
+                self.step(&function);
+            }
+            ToOperator::Busy { function, drain } => {
+                let epoch = self.epoch;
+                self.unit(&function).busy(drain, at, epoch);
                 self.step(&function);
             }
             ToOperator::ColdStart(cold) => self.cold_start(&cold),
@@ -308,7 +317,10 @@ impl Scaler {
 
     fn publish(&self, key: &FunctionKey, entry: &Entry, now: Instant) {
         if let Some(unit) = self.units.get(key)
-            && let Some(state) = render::state(key, entry, unit, &self.parts.cluster_domain, now)
+            && let Some(state) = {
+                let (domain, scaling) = (&self.parts.cluster_domain, &self.parts.scaling);
+                render::state(key, entry, unit, domain, scaling, now)
+            }
         {
             self.parts.fleet.publish(key, Some(state));
         }

@@ -7,3 +7,4 @@ mod forward;
 mod hold;
 mod shutdown;
 mod support;
+mod upgrade;

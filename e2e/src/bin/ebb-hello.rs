@@ -1,14 +1,16 @@
 //! A small HTTP server: the sample app of the demo, and what the tests and benchmarks run behind Ebb.
 //!
 //! `/` greets · `/echo` returns the body · `/hash` answers its length and FNV-1a-64 · `/sleep?ms=N` ·
-//! `/drip?bytes=N&ms=M` · `/headers` · `/status?code=N` · `/requests` counts · `/ready` for a probe.
+//! `/drip?bytes=N&ms=M` · `/headers` · `/status?code=N` · `/requests` counts · `/ready` for a probe ·
+//! `/busy` says for a while that it works (200), then that it does not (204) · an `Upgrade` to any protocol is accepted and echoed.
 //!
-//! Environment: `PORT` (8080), `START_DELAY_MS` before it listens, `READY_DELAY_MS` before `/ready` says yes,
+//! Environment: `PORT` (8080), `START_DELAY_MS` before it listens, `READY_DELAY_MS` before `/ready` says yes, `BUSY_MS` for `/busy`,
 //! `CRASH=1` to fail at the start. On SIGTERM it says on stdout how many requests are in flight, finishes them and leaves.
 
 use std::convert::Infallible;
 use std::env;
 use std::net::Ipv4Addr;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -23,10 +25,10 @@ use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 type Body = BoxBody<Bytes, hyper::Error>;
 
@@ -53,7 +55,10 @@ async fn main() -> ExitCode {
 
 async fn serve() -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
-    let ready_at = Instant::now() + millis("READY_DELAY_MS");
+    let clock = Clock {
+        ready_at: Instant::now() + millis("READY_DELAY_MS"),
+        idle_at: Instant::now() + millis("BUSY_MS"),
+    };
     tokio::select! {
         () = sleep(millis("START_DELAY_MS")) => {}
         _ = terminate.recv() => return Ok(()),
@@ -63,7 +68,7 @@ async fn serve() -> std::io::Result<()> {
         .and_then(|port| port.parse().ok())
         .unwrap_or(8080);
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?;
-    let in_flight = GracefulShutdown::new();
+    let (connections, stop) = (TaskTracker::new(), CancellationToken::new());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -76,22 +81,35 @@ async fn serve() -> std::io::Result<()> {
         let _ = socket.set_nodelay(true);
         let service = service_fn(move |request| async move {
             IN_FLIGHT.fetch_add(1, Relaxed);
-            let answer = answer(request, ready_at).await;
+            let answer = answer(request, clock).await;
             IN_FLIGHT.fetch_sub(1, Relaxed);
             Ok::<_, Infallible>(answer)
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .serve_connection(TokioIo::new(socket), service);
-        // An error here is the client's hanging up, which is no concern of this server.
-        tokio::spawn(in_flight.watch(connection));
+            .serve_connection(TokioIo::new(socket), service)
+            .with_upgrades();
+        let stopped = stop.clone();
+        connections.spawn(async move {
+            let mut connection = pin!(connection);
+            // An error here is the client's hanging up, which is no concern of this server.
+            tokio::select! {
+                _ = connection.as_mut() => {}
+                () = stopped.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    let _ = connection.await;
+                }
+            }
+        });
     }
     println!(
         "SIGTERM with {} requests in flight",
         IN_FLIGHT.load(Relaxed)
     );
     drop(listener);
-    in_flight.shutdown().await;
+    stop.cancel();
+    connections.close();
+    connections.wait().await;
     Ok(())
 }
 
@@ -104,9 +122,19 @@ fn millis(variable: &str) -> Duration {
     )
 }
 
-async fn answer(request: Request<Incoming>, ready_at: Instant) -> Response<Body> {
+/// When things change that tests wait for.
+#[derive(Clone, Copy)]
+struct Clock {
+    ready_at: Instant,
+    idle_at: Instant,
+}
+
+async fn answer(request: Request<Incoming>, clock: Clock) -> Response<Body> {
+    if request.headers().contains_key(http::header::UPGRADE) {
+        return upgrade(request);
+    }
     let uri = request.uri().clone();
-    if !matches!(uri.path(), "/ready" | "/requests") {
+    if !matches!(uri.path(), "/ready" | "/requests" | "/busy") {
         REQUESTS.fetch_add(1, Relaxed);
     }
     match uri.path() {
@@ -121,12 +149,36 @@ async fn answer(request: Request<Incoming>, ready_at: Instant) -> Response<Body>
         "/headers" => text(StatusCode::OK, lines(request.headers())),
         "/status" => status(query(&uri, "code")),
         "/requests" => text(StatusCode::OK, format!("{}\n", REQUESTS.load(Relaxed))),
-        "/ready" if Instant::now() < ready_at => {
+        "/busy" if Instant::now() < clock.idle_at => text(StatusCode::OK, "busy\n".to_owned()),
+        "/busy" => text(StatusCode::NO_CONTENT, String::new()),
+        "/ready" if Instant::now() < clock.ready_at => {
             text(StatusCode::SERVICE_UNAVAILABLE, "not yet\n".to_owned())
         }
         "/ready" => text(StatusCode::OK, "ready\n".to_owned()),
         path => text(StatusCode::NOT_FOUND, format!("nothing at {path}\n")),
     }
+}
+
+/// Changes to whatever protocol the client wants, and sends back what comes.
+fn upgrade(mut request: Request<Incoming>) -> Response<Body> {
+    let upgraded = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        if let Ok(stream) = upgraded.await {
+            let (mut read, mut write) = tokio::io::split(TokioIo::new(stream));
+            // It ends with the client.
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+        }
+    });
+    let mut response = text(StatusCode::SWITCHING_PROTOCOLS, String::new());
+    let headers = response.headers_mut();
+    headers.insert(
+        http::header::CONNECTION,
+        http::HeaderValue::from_static("upgrade"),
+    );
+    if let Some(protocol) = request.headers().get(http::header::UPGRADE) {
+        headers.insert(http::header::UPGRADE, protocol.clone());
+    }
+    response
 }
 
 fn text(status: StatusCode, text: String) -> Response<Body> {

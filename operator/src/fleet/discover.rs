@@ -15,6 +15,7 @@ use crate::{
         Activator, Fleet,
         session::{self, Target},
     },
+    observe::watch::Patience,
     scaler::Message,
     shape::problem,
 };
@@ -47,7 +48,7 @@ pub async fn run(
     let api: Api<Pod> = Api::namespaced(client, &config.namespace);
     let (pods, writer) = reflector::store();
     let watch = watcher(api, watcher::Config::default().labels(&config.selector));
-    let mut events = std::pin::pin!(watch.default_backoff().reflect(writer));
+    let mut events = std::pin::pin!(watch.backoff(Patience::default()).reflect(writer));
     let mut synced = Some(synced);
     let mut streams: BTreeMap<String, AbortHandle> = BTreeMap::new();
     while let Some(event) = events.next().await {

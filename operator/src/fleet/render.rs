@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::{
     observe::{Entry, ObservedPod},
-    scaler::unit::Unit,
+    scaler::{policy::Scaling, unit::Unit},
     shape::problem,
 };
 
@@ -18,6 +18,7 @@ pub fn state(
     entry: &Entry,
     unit: &Unit,
     cluster_domain: &str,
+    scaling: &Scaling,
     now: Instant,
 ) -> Option<(Route, Backends)> {
     let function = entry.function.as_ref()?;
@@ -29,6 +30,7 @@ pub fn state(
     let ms = |d: kube::core::Duration| {
         u64::try_from(std::time::Duration::from(d).as_millis()).unwrap_or(u64::MAX)
     };
+    let scale = function.spec.scale.or(&scaling.defaults);
     let route = Route {
         function: key.clone(),
         port,
@@ -36,6 +38,8 @@ pub fn state(
         weights: weights.into_iter().collect(),
         cold_start_ms: ms(function.spec.timeouts.cold_start),
         request_ms: ms(function.spec.timeouts.request),
+        count_upgrades: scale.count_upgrades.unwrap_or(true),
+        keep_alive_probe: scale.keep_alive_probe,
     };
     let revisions = entry
         .deployments

@@ -1,6 +1,6 @@
 //! Watches: from the API server's events to changes of the index.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use crds::names::FunctionKey;
 use futures::{Stream, StreamExt, TryStreamExt};
@@ -9,12 +9,40 @@ use kube::{
     core::DeserializeGuard,
     runtime::{
         WatchStreamExt,
+        utils::Backoff,
         watcher::{self, Event},
     },
 };
 use tokio::time::Instant;
 
 use crate::observe::{Index, kinds::Indexed};
+
+/// First and longest wait before a watch is opened anew. A lost one means that starts from zero are not seen, so the longest is far below
+/// the half minute that clients of Kubernetes commonly wait.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(4);
+
+/// How long to wait before a watch is opened anew: twice as long each time, with jitter, so that replicas do not come at once.
+#[derive(Clone, Debug, Default)]
+pub struct Patience {
+    failures: u32,
+}
+
+impl Iterator for Patience {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let wait = RETRY_FIRST * 2u32.saturating_pow(self.failures.min(10));
+        self.failures = self.failures.saturating_add(1);
+        Some(wait.min(RETRY_MAX).mul_f64(0.5 + fastrand::f64()))
+    }
+}
+
+impl Backoff for Patience {
+    fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
 
 /// Told of every Function whose entry has changed.
 pub trait Changed: Send + Sync + 'static {
@@ -35,7 +63,7 @@ pub async fn run<K: Indexed>(
     if let Some(labels) = selector {
         config = config.labels(labels);
     }
-    let events = kube::runtime::watcher(api, config).default_backoff();
+    let events = kube::runtime::watcher(api, config).backoff(Patience::default());
     follow::<K>(events, &index, told.as_ref(), synced).await;
 }
 

@@ -149,6 +149,14 @@ impl Unit {
         self.leaving.acknowledged(session, id);
     }
 
+    /// A pod of this drain is busy on its own account: that counts as activity.
+    pub fn busy(&mut self, id: u64, at: Instant, epoch: Instant) {
+        if id != 0 && id == self.leaving.id() {
+            self.state.active_at(at.saturating_duration_since(epoch));
+            self.leaving.veto(at);
+        }
+    }
+
     /// A write ended; `Ok` has the version of the object after it.
     pub fn write_ended(&mut self, write: &Write, result: Result<String, Failed>, now: Instant) {
         if result.is_err() {

@@ -24,6 +24,8 @@ pub(crate) fn route(function: &FunctionKey, port: u16) -> Route {
         }],
         cold_start_ms: 30_000,
         request_ms: 30_000,
+        count_upgrades: true,
+        keep_alive_probe: None,
     }
 }
 

@@ -16,6 +16,9 @@ use crate::{
 /// it has not by then, a count was raised before the deletion, and they will stay.
 pub const DOOMED_FOR: Duration = Duration::from_secs(10);
 
+/// How long a set of pods of which one said that it is busy is not drained again.
+const VETO: Duration = Duration::from_secs(10);
+
 /// Which pods take no new request.
 #[derive(Debug, Default)]
 pub struct Leaving {
@@ -23,6 +26,7 @@ pub struct Leaving {
     last_id: u64,
     /// Scaled away and not yet deleted, by UID.
     doomed: BTreeMap<String, Instant>,
+    vetoed_until: Option<Instant>,
 }
 
 /// Pods that take no new request until they are scaled away, or the drain is cancelled.
@@ -68,6 +72,17 @@ impl Leaving {
     /// The pods of the present drain take requests again. Returns whether there was one.
     pub fn cancel(&mut self) -> bool {
         self.drain.take().is_some()
+    }
+
+    /// A pod of the present drain is busy on its own account: its pods take requests again, and are not asked for a while.
+    pub fn veto(&mut self, now: Instant) {
+        self.drain = None;
+        self.vetoed_until = Some(now + VETO);
+    }
+
+    /// Until when nothing is to be drained.
+    pub fn vetoed_until(&self, now: Instant) -> Option<Instant> {
+        self.vetoed_until.filter(|until| *until > now)
     }
 
     /// Whether every activator has said that nothing is in flight to the draining pods. Pods without an address never had a request.

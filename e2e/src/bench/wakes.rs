@@ -1,0 +1,204 @@
+//! Many Functions woken in a second: what the operator adds to the API server's own time.
+//!
+//! The pods can run nowhere (no node has the label that they select), so that nothing but the way from a request to the new count is measured.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use futures::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::{
+    Api,
+    api::{ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams},
+    core::{ApiResource, DynamicObject},
+};
+use parking_lot::Mutex;
+use serde_json::json;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
+
+use crate::{
+    bench::{percentile, sorted_ms},
+    client,
+    scene::{Scene, eventually},
+};
+
+/// Wakes in a second.
+const RATES: [u32; 4] = [50, 100, 200, 500];
+
+/// Longest wait for all counts of a round.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// When each Deployment was seen with pods.
+type Seen = Arc<Mutex<BTreeMap<String, Instant>>>;
+
+pub(super) async fn run(scene: &Scene, functions: usize) -> Result<()> {
+    let ebb: Vec<String> = (0..functions).map(|i| format!("wake-{i}")).collect();
+    let raw: Vec<String> = (0..functions).map(|i| format!("raw-{i}")).collect();
+    println!("making {functions} Functions and as many Deployments");
+    make(scene, &ebb, &raw).await?;
+    let seen: Seen = Arc::default();
+    let watching = tokio::spawn(watch(scene.clone(), seen.clone()));
+    println!("from a request, or a bare client's patch, to the new count in a watch:");
+    for rate in RATES {
+        let count = functions.min(rate as usize * 4);
+        let bare = patches(scene, &raw[..count], rate, &seen).await?;
+        let woken = requests(scene, &ebb[..count], rate, &seen).await?;
+        let show = |times: &[Duration]| {
+            let ms = sorted_ms(times);
+            (percentile(&ms, 0.5), percentile(&ms, 0.99))
+        };
+        let (bare, woken) = (show(&bare), show(&woken));
+        println!(
+            "  {rate:>3} a second, {count} of them: bare patch p50 {:>6.1} p99 {:>6.1} ms   Ebb p50 {:>6.1} p99 {:>6.1} ms   ratio of p50 {:.2}, of p99 {:.2}",
+            bare.0,
+            bare.1,
+            woken.0,
+            woken.1,
+            woken.0 / bare.0,
+            woken.1 / bare.1
+        );
+    }
+    watching.abort();
+    Ok(())
+}
+
+async fn make(scene: &Scene, ebb: &[String], raw: &[String]) -> Result<()> {
+    let nowhere = json!({"ebb.dev/nowhere": "true"});
+    let spec =
+        json!({"template": {"spec": {"nodeSelector": nowhere}}, "scale": {"idleAfter": "1s"}});
+    stream::iter(ebb)
+        .map(|name| scene.apply(name, spec.clone()))
+        .buffer_unordered(8)
+        .try_collect::<Vec<_>>()
+        .await?;
+    for name in ebb {
+        scene.wait_condition(name, "Routed", "True", LIMIT).await?;
+    }
+    let container = json!({"name": "app", "image": scene.image});
+    for name in raw {
+        let deployment: Deployment = serde_json::from_value(json!({
+            "metadata": {"name": name},
+            "spec": {"replicas": 0, "selector": {"matchLabels": {"app": name}}, "template": {
+                "metadata": {"labels": {"app": name}}, "spec": {"nodeSelector": nowhere, "containers": [container]}}},
+        }))?;
+        scene
+            .api()
+            .create(&PostParams::default(), &deployment)
+            .await?;
+    }
+    // kube-proxy and the controllers come to rest.
+    sleep(Duration::from_secs(5)).await;
+    Ok(())
+}
+
+/// Notes when Deployments get pods. A Function's is known by the Function's name.
+async fn watch(scene: Scene, seen: Seen) -> Result<()> {
+    let kind = ApiResource::erase::<Deployment>(&());
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(scene.client.clone(), &scene.namespace, &kind);
+    let version = api
+        .list_metadata(&ListParams::default().limit(1))
+        .await?
+        .metadata
+        .resource_version;
+    let version = version.context("a list has a version")?;
+    let mut events = std::pin::pin!(api.watch(&WatchParams::default(), &version).await?);
+    while let Some(event) = events.try_next().await? {
+        let (WatchEvent::Added(object) | WatchEvent::Modified(object)) = event else {
+            continue;
+        };
+        if object.data["spec"]["replicas"].as_u64().unwrap_or(0) == 0 {
+            continue;
+        }
+        let label = object
+            .metadata
+            .labels
+            .as_ref()
+            .and_then(|l| l.get("ebb.dev/function"));
+        if let Some(name) = label.or(object.metadata.name.as_ref()) {
+            seen.lock().entry(name.clone()).or_insert_with(Instant::now);
+        }
+    }
+    Ok(())
+}
+
+/// Starts something for each name at this rate and returns how long it took until the watch showed pods.
+async fn at_rate<F>(
+    names: &[String],
+    rate: u32,
+    seen: &Seen,
+    mut start: impl FnMut(String) -> F,
+) -> Result<Vec<Duration>>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    seen.lock().clear();
+    let mut started = BTreeMap::new();
+    let mut tasks = JoinSet::new();
+    let mut ticks = interval(Duration::from_secs(1) / rate);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    for name in names {
+        ticks.tick().await;
+        started.insert(name.clone(), Instant::now());
+        tasks.spawn(start(name.clone()));
+    }
+    let all = async || Ok((seen.lock().len() >= names.len()).then_some(()));
+    eventually(LIMIT, "every count was raised", all).await?;
+    tasks.shutdown().await;
+    let seen = seen.lock();
+    let times = started
+        .iter()
+        .filter_map(|(name, at)| Some(*seen.get(name)? - *at));
+    let times: Vec<Duration> = times.collect();
+    ensure!(times.len() == names.len(), "some counts were not seen");
+    Ok(times)
+}
+
+async fn patches(scene: &Scene, names: &[String], rate: u32, seen: &Seen) -> Result<Vec<Duration>> {
+    let api: Api<Deployment> = scene.api();
+    let scale = |api: Api<Deployment>, name: String, replicas: i32| async move {
+        let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+        // One that fails is missed in the watch.
+        let _ = api
+            .patch_scale(&name, &PatchParams::default(), &patch)
+            .await;
+    };
+    let times = at_rate(names, rate, seen, |name| scale(api.clone(), name, 1)).await?;
+    for name in names {
+        scale(api.clone(), name.clone(), 0).await;
+    }
+    sleep(Duration::from_secs(8)).await;
+    Ok(times)
+}
+
+async fn requests(
+    scene: &Scene,
+    names: &[String],
+    rate: u32,
+    seen: &Seen,
+) -> Result<Vec<Duration>> {
+    let mut addresses = BTreeMap::new();
+    for name in names {
+        addresses.insert(name.clone(), scene.address(name).await?);
+    }
+    let times = at_rate(names, rate, seen, |name| {
+        let address = addresses[&name];
+        // It is never answered, and ends with its task.
+        async move { drop(client::get(address, "wake", "/").await) }
+    })
+    .await?;
+    let asleep = async || {
+        let all = scene
+            .api::<Deployment>()
+            .list(&ListParams::default().labels("ebb.dev/function"))
+            .await?;
+        let zero = |d: &Deployment| d.spec.as_ref().and_then(|s| s.replicas) == Some(0);
+        Ok(all.items.iter().all(zero).then_some(()))
+    };
+    eventually(LIMIT, "all Functions are at zero again", asleep).await?;
+    sleep(Duration::from_secs(8)).await;
+    Ok(times)
+}
