@@ -5,6 +5,7 @@ mod cold_start;
 mod decide;
 mod floor;
 mod idle;
+mod rates;
 mod step;
 mod together;
 mod wakes;
@@ -52,6 +53,8 @@ pub enum Bench {
         #[arg(long, default_value_t = 400)]
         functions: usize,
     },
+    /// Functions woken at 1, 2, 4, 8 and 16 a second on the one node, beside raw patches at the same rates
+    Rates,
     /// What a decision costs, and how often counts change under noisy loads; needs no cluster
     Decide,
     /// Objects and memory of idle Functions
@@ -98,6 +101,7 @@ pub async fn run(cluster: &Cluster, image: &str, bench: &Bench) -> Result<()> {
         Bench::Idle { functions } => idle::run(&scene, *functions).await,
         Bench::Step { rounds } => step::run(&scene, *rounds).await,
         Bench::Wakes { functions } => wakes::run(&scene, *functions).await,
+        Bench::Rates => rates::run(&scene).await,
         Bench::Decide => {
             decide::run();
             Ok(())
