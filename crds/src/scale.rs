@@ -11,7 +11,7 @@ use crate::schema;
 
 /// How many pods run. What is not set follows the cluster's defaults (chart value scale.defaults); the defaults named here hold where that sets none.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.min) || !has(self.max) || self.min <= self.max").message("scale.min must not be greater than scale.max"),
     validation = Rule::new("!has(self.activation) || !has(self.max) || self.activation <= self.max").message("scale.activation must not be greater than scale.max"),
@@ -109,7 +109,7 @@ pub struct Scale {
 
 /// What counts as a sudden rise.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Panic {
     /// Time over which the load is averaged to see a rise, in whole seconds. Default 1s. Between 1s and 1h, and not longer than scale.window.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,6 +1,7 @@
 //! Loads on a Function, bounded in connections and time, and what became of each request.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -12,6 +13,7 @@ use anyhow::{Result, ensure};
 use kube::api::{ListParams, LogParams};
 use parking_lot::Mutex;
 use tokio::{
+    sync::OnceCell,
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
@@ -37,6 +39,8 @@ struct Shared {
     failed: AtomicU64,
     refused: AtomicU64,
     failures: Mutex<Vec<String>>,
+    /// Of the Function's Service, asked for once: a hundred clients that ask the API server first would be a slow rise.
+    address: OnceCell<SocketAddr>,
     /// When the last failure was, for the time that a Function was down.
     outage: Mutex<Option<(Instant, Instant)>>,
 }
@@ -138,7 +142,7 @@ impl Shared {
     async fn send(&self, scene: &Scene, function: &str, path: &str, kept: &mut Option<Connection>) {
         let connection = match kept.take().filter(|kept| !kept.is_closed()) {
             Some(connection) => Ok(connection),
-            None => scene.connect(function).await,
+            None => self.connect(scene, function).await,
         };
         let mut connection = match connection {
             Ok(connection) => connection,
@@ -159,6 +163,11 @@ impl Shared {
                 sleep(PAUSE).await;
             }
         }
+    }
+
+    async fn connect(&self, scene: &Scene, function: &str) -> Result<Connection> {
+        let address = self.address.get_or_try_init(|| scene.address(function));
+        Connection::open(*address.await?, function).await
     }
 
     fn note(&self, count: &AtomicU64, error: &anyhow::Error) {

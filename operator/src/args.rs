@@ -88,3 +88,16 @@ impl Run {
 fn scale(json: &str) -> Result<Scale, String> {
     serde_json::from_str(json).map_err(|e| format!("not a spec.scale: {e}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_of_the_scale_are_its_fields_as_json() {
+        assert_eq!(scale(r#"{"target": 5}"#).map(|s| s.target), Ok(Some(5.0)));
+        let refused =
+            scale(r#"{"idleAfter": "soon"}"#).map_err(|e| e.starts_with("not a spec.scale"));
+        assert_eq!(refused, Err(true));
+    }
+}

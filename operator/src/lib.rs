@@ -9,6 +9,7 @@
 //! raise a count from zero when the leader has not done so within a second.
 
 pub mod args;
+pub mod calm;
 pub mod events;
 pub mod fleet;
 pub mod generate;
@@ -44,6 +45,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::Run,
+    calm::Calm,
     events::Events,
     fleet::{Fleet, discover},
     metrics::Metrics,
@@ -132,6 +134,7 @@ impl Changed for Hub {
 
 struct Parts {
     client: Client,
+    calm: Arc<Calm>,
     scaler: scaler::Parts,
     inbox: Option<mpsc::Receiver<scaler::Message>>,
     outbox: mpsc::Sender<scaler::Message>,
@@ -147,12 +150,13 @@ impl Parts {
     ) -> Self {
         let (outbox, inbox) = mpsc::channel(scaler::INBOX);
         let (events, event_inbox) = Events::new();
+        let calm = Arc::new(Calm::default());
         let scaler = scaler::Parts {
             index: Arc::new(Index::default()),
             fleet: Arc::new(Fleet::default()),
             changed: Arc::new(Queue::default()),
             shape: Arc::new(Queue::default()),
-            writer: Writer::new(client.clone(), lead.clone()),
+            writer: Writer::new(client.clone(), lead.clone(), calm.clone()),
             lead,
             events,
             metrics,
@@ -162,6 +166,7 @@ impl Parts {
         };
         Self {
             client,
+            calm,
             scaler,
             inbox: Some(inbox),
             outbox,
@@ -235,6 +240,7 @@ impl Parts {
             events: self.scaler.events.clone(),
             metrics: self.scaler.metrics.clone(),
             cluster_domain: args.cluster_domain.clone(),
+            calm: self.calm.clone(),
             scaling: self.scaler.scaling.clone(),
             contests: self.scaler.contests.clone(),
             failures: parking_lot::Mutex::default(),

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use anyhow::Result;
 use futures::future::{join_all, try_join_all};
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::api::ListParams;
 use serde_json::json;
 use tokio::time::{interval, sleep};
 
 use crate::{
     bench::{floor, line, p50},
     client,
-    scene::Scene,
+    scene::{Scene, eventually},
 };
 
 /// Wakes in a second.
@@ -34,6 +36,22 @@ pub(super) async fn run(scene: &Scene) -> Result<()> {
     for name in &raw {
         floor::same_pod(scene, name, &ebb[0]).await?;
     }
+    // Kubernetes' controllers take a while to get to know so many new Deployments.
+    let known = async || {
+        let all = scene
+            .api::<Deployment>()
+            .list(&ListParams::default())
+            .await?;
+        let seen = |d: &Deployment| {
+            d.status
+                .as_ref()
+                .and_then(|s| s.observed_generation)
+                .is_some()
+        };
+        Ok(all.items.iter().all(seen).then_some(()))
+    };
+    eventually(Duration::from_secs(60), "all Deployments are known", known).await?;
+    sleep(REST).await;
     let mut first: Option<(f64, f64)> = None;
     for rate in RATES {
         let count = (rate * LASTS) as usize;

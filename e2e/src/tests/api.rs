@@ -58,6 +58,66 @@ fn mistakes() -> Vec<(&'static str, Value, &'static str)> {
         ),
         (
             "hello",
+            json!({"scale": {"window": "1s"}}),
+            "scale.window is between 6s and 1h",
+        ),
+        (
+            "hello",
+            json!({"scale": {"window": "10s", "panic": {"window": "20s"}}}),
+            "scale.panic.window must not be longer than scale.window",
+        ),
+        (
+            "hello",
+            json!({"scale": {"panic": {"threshold": 100}}}),
+            "greater than or equal to 110",
+        ),
+        (
+            "hello",
+            json!({"scale": {"target": 0}}),
+            "greater than or equal to 0.01",
+        ),
+        (
+            "hello",
+            json!({"scale": {"utilization": 101}}),
+            "less than or equal to 100",
+        ),
+        (
+            "hello",
+            json!({"scale": {"metric": "cpu"}}),
+            "supported values",
+        ),
+        (
+            "hello",
+            json!({"scale": {"activation": 5, "max": 4}}),
+            "scale.activation must not be greater than scale.max",
+        ),
+        (
+            "hello",
+            json!({"scale": {"initial": 5, "max": 4}}),
+            "scale.initial must not be greater than scale.max",
+        ),
+        (
+            "hello",
+            json!({"scale": {"downDelay": "2h"}}),
+            "scale.downDelay is at most 1h",
+        ),
+        (
+            "hello",
+            json!({"scale": {"maxDownRate": 1}}),
+            "scale.maxDownRate is greater than 1",
+        ),
+        (
+            "hello",
+            json!({"scale": {"maxUpRate": 1}}),
+            "scale.maxUpRate is greater than 1",
+        ),
+        (
+            "hello",
+            json!({"scale": {"keepAliveProbe": "busy"}}),
+            "scale.keepAliveProbe is a path",
+        ),
+        (
+            "hello",
             json!({"timeouts": {"coldStart": "0s"}}),
             "timeouts.coldStart is between 1s and 15m",
         ),

@@ -18,6 +18,7 @@ use serde_json::json;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
+    calm::Calm,
     events::{Event, Events},
     fleet::Fleet,
     metrics::Metrics,
@@ -36,8 +37,9 @@ use crate::{
     },
 };
 
-/// Functions reconciled at once.
-pub const WORKERS: usize = 8;
+/// Functions reconciled at once. Each waits for the API server most of the time, so this is some hundred a second; more would only make starts
+/// from zero wait behind them.
+pub const WORKERS: usize = 4;
 
 /// First and longest wait after a failure.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
@@ -65,6 +67,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// DNS domain of the cluster.
     pub cluster_domain: String,
+    /// Starts from zero go first.
+    pub calm: Arc<Calm>,
     /// The cluster's defaults and limits.
     pub scaling: Arc<Scaling>,
     /// Functions whose count somebody else changes.
@@ -79,6 +83,7 @@ pub async fn work(ctx: Arc<Context>) {
         let key = ctx.queue.next().await;
         let leads = ctx.lead.borrow().epoch(Instant::now()).is_some();
         if leads {
+            ctx.calm.wait().await;
             let started = Instant::now();
             let result = reconcile(&ctx, &key).await;
             ctx.metrics.reconciled(result.is_ok(), started.elapsed());
