@@ -17,6 +17,9 @@ use crate::{
 
 const SOON: Duration = Duration::from_secs(60);
 
+/// Clients of the load, each with one connection.
+const CLIENTS: u64 = 20;
+
 /// What can be broken.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Chaos {
@@ -74,7 +77,7 @@ async fn four_pods(scene: &Scene, scale: serde_json::Value) -> Result<Load> {
         .into_iter()
         .for_each(|all| all.extend(scale.as_object().cloned().unwrap_or_default()));
     scene.function("busy", spec).await?;
-    let load = Load::closed(scene, "busy", 20, "/sleep?ms=100");
+    let load = Load::closed(scene, "busy", CLIENTS as usize, "/sleep?ms=100");
     running(scene, 4).await?;
     Ok(load)
 }
@@ -153,7 +156,14 @@ async fn leader(scene: &Scene, lasts: Duration) -> Result<()> {
 
 async fn activators(scene: &Scene) -> Result<()> {
     let load = four_pods(scene, json!({})).await?;
-    let clients = 20;
+    one_after_another(scene, &load).await?;
+    rolling_restart(scene, &load).await?;
+    load.end().await;
+    both(scene).await
+}
+
+/// Each kill may cost the requests that are on that process's connections.
+async fn one_after_another(scene: &Scene, load: &Load) -> Result<()> {
     for round in 0..4 {
         let pids = activator_processes(scene).await?;
         let pid = *pids
@@ -177,10 +187,14 @@ async fn activators(scene: &Scene) -> Result<()> {
             last.0 - killed
         );
         ensure!(
-            lost <= clients,
+            lost <= CLIENTS,
             "more requests failed than were on its connections"
         );
     }
+    Ok(())
+}
+
+async fn rolling_restart(scene: &Scene, load: &Load) -> Result<()> {
     let before = load.failed() + load.refused();
     let restart = [
         "--namespace",
@@ -195,13 +209,15 @@ async fn activators(scene: &Scene) -> Result<()> {
     let lost = load.failed() + load.refused() - before;
     println!("  rolling restart: {lost} requests failed");
     ensure!(lost == 0, "a graceful restart lost requests");
-    load.end().await;
+    Ok(())
+}
 
-    let load = Load::closed(scene, "busy", clients as usize, "/sleep?ms=100");
+/// Killed as often as they come back, so that there is none for a while: clients reach the pods meanwhile.
+async fn both(scene: &Scene) -> Result<()> {
+    let load = Load::closed(scene, "busy", CLIENTS as usize, "/sleep?ms=100");
     sleep(Duration::from_secs(2)).await;
     let gone = Instant::now();
     let mut open = None;
-    // Killed as often as they come back, so that there is none for a while.
     while gone.elapsed() < Duration::from_secs(10) {
         for pid in activator_processes(scene).await? {
             // It may have ended by itself meanwhile.

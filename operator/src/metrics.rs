@@ -28,7 +28,7 @@ pub struct Metrics {
     /// `ebb_operator_foreign_changes_total`: counts that somebody else has changed.
     pub foreign_changes: IntCounter,
     /// `ebb_function_*{namespace,function}`, of the leader only.
-    functions: [GaugeVec; 5],
+    functions: Functions,
     /// `ebb_operator_wake_to_write_seconds`: from a wake to the API server's answer to the write that it led to.
     pub wake_to_write: Histogram,
     /// `ebb_operator_cold_start_seconds{phase}`: finished cold starts by phase.
@@ -42,10 +42,6 @@ pub struct Metrics {
 /// A millisecond to half a minute, a factor of two apart.
 fn buckets() -> Vec<f64> {
     (0..16).map(|i| 0.001 * f64::from(1 << i)).collect()
-}
-
-fn gauge(name: &str, help: &str) -> prometheus::Result<GaugeVec> {
-    GaugeVec::new(Opts::new(format!("ebb_function_{name}"), help), &FUNCTION)
 }
 
 impl Metrics {
@@ -88,25 +84,7 @@ impl Metrics {
                 "ebb_operator_foreign_changes_total",
                 "Counts that somebody else has changed",
             )?,
-            functions: [
-                gauge(
-                    "desired_replicas",
-                    "Pods that the serving revision should have",
-                )?,
-                gauge(
-                    "ready_replicas",
-                    "Pods of the serving revision that are ready",
-                )?,
-                gauge(
-                    "load_stable",
-                    "Load averaged over scale.window, in units of scale.metric",
-                )?,
-                gauge(
-                    "load_panic",
-                    "Load averaged over scale.panic.window, in units of scale.metric",
-                )?,
-                gauge("panicking", "1 while a sudden rise is followed")?,
-            ],
+            functions: Functions::new(registry)?,
             wake_to_write: Histogram::with_opts(
                 HistogramOpts::new(
                     "ebb_operator_wake_to_write_seconds",
@@ -137,9 +115,6 @@ impl Metrics {
         registry.register(Box::new(metrics.decisions.clone()))?;
         registry.register(Box::new(metrics.drains.clone()))?;
         registry.register(Box::new(metrics.foreign_changes.clone()))?;
-        for gauge in &metrics.functions {
-            registry.register(Box::new(gauge.clone()))?;
-        }
         registry.register(Box::new(metrics.wake_to_write.clone()))?;
         registry.register(Box::new(metrics.cold_start.clone()))?;
         registry.register(Box::new(metrics.reconciles.clone()))?;
@@ -156,7 +131,7 @@ impl Metrics {
             decision.load.panic,
             f64::from(u8::from(decision.panicking)),
         ];
-        for (gauge, value) in self.functions.iter().zip(values) {
+        for (gauge, value) in self.functions.0.iter().zip(values) {
             gauge
                 .with_label_values(&[&key.namespace, &key.name])
                 .set(value);
@@ -165,7 +140,7 @@ impl Metrics {
 
     /// A Function is gone.
     pub fn forget(&self, key: &FunctionKey) {
-        for gauge in &self.functions {
+        for gauge in &self.functions.0 {
             // It is not there if this replica never led while the Function existed.
             let _ = gauge.remove_label_values(&[&key.namespace, &key.name]);
         }
@@ -173,7 +148,7 @@ impl Metrics {
 
     /// Another replica leads, and shows all Functions.
     pub fn forget_functions(&self) {
-        self.functions.iter().for_each(GaugeVec::reset);
+        self.functions.0.iter().for_each(GaugeVec::reset);
     }
 
     /// Counts a finished cold start.
@@ -191,5 +166,38 @@ impl Metrics {
             .with_label_values(&[if ok { "ok" } else { "error" }])
             .inc();
         self.reconcile_seconds.observe(took.as_secs_f64());
+    }
+}
+
+/// What is told of each Function.
+#[derive(Debug)]
+struct Functions([GaugeVec; 5]);
+
+impl Functions {
+    fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let gauge = |name: &str, help: &str| {
+            let gauge = GaugeVec::new(Opts::new(format!("ebb_function_{name}"), help), &FUNCTION)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
+        Ok(Self([
+            gauge(
+                "desired_replicas",
+                "Pods that the serving revision should have",
+            )?,
+            gauge(
+                "ready_replicas",
+                "Pods of the serving revision that are ready",
+            )?,
+            gauge(
+                "load_stable",
+                "Load averaged over scale.window, in units of scale.metric",
+            )?,
+            gauge(
+                "load_panic",
+                "Load averaged over scale.panic.window, in units of scale.metric",
+            )?,
+            gauge("panicking", "1 while a sudden rise is followed")?,
+        ]))
     }
 }

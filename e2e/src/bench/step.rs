@@ -14,7 +14,8 @@ use crate::{
     scene::{Scene, names},
 };
 
-/// Requests at once that a pod is to have, and how many come.
+/// Requests at once that a pod is to have, and how many come. Each takes a second, so that the moment which a client needs between
+/// two requests hardly lowers the average.
 const TARGET: i32 = 10;
 const CLIENTS: usize = 100;
 
@@ -34,7 +35,7 @@ pub(super) async fn run(scene: &Scene, rounds: usize) -> Result<()> {
     println!("from 1 to {CLIENTS} requests at once, {TARGET} a pod: until the count is {needed}");
     let mut times = Vec::new();
     for round in 1..=rounds {
-        let one = Load::closed(scene, "step", 1, "/sleep?ms=100");
+        let one = Load::closed(scene, "step", 1, "/sleep?ms=1000");
         // At any moment of the second in which activators report.
         sleep(BEFORE + Duration::from_millis(fastrand::u64(0..1000))).await;
         let enough = move |d: Option<&Deployment>| {
@@ -43,7 +44,7 @@ pub(super) async fn run(scene: &Scene, rounds: usize) -> Result<()> {
         let (api, name) = (scene.api::<Deployment>(), deployment.clone());
         let waiting = tokio::spawn(async move { await_condition(api, &name, enough).await });
         let step = Instant::now();
-        let many = Load::closed(scene, "step", CLIENTS - 1, "/sleep?ms=100");
+        let many = Load::closed(scene, "step", CLIENTS - 1, "/sleep?ms=1000");
         timeout(Duration::from_secs(30), waiting)
             .await
             .context("the count did not follow within 30 s")???;
