@@ -73,7 +73,7 @@ pub struct Scale {
     pub activation: Option<i32>,
 
     /// How long the load must ask for fewer pods before the count is lowered. It does not hold the last pods beyond scale.idleAfter. Default
-    /// 30s. At most 1h.
+    /// 60s. At most 1h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::duration")]
     #[x_kube(validation = Rule::new("duration(self) <= duration('1h')").message("scale.downDelay is at most 1h"))]

@@ -30,7 +30,7 @@ const PANIC_WINDOW: Duration = Duration::from_secs(1);
 const PANIC_THRESHOLD: i32 = 200;
 
 /// Knative has none; a load near the edge between two counts then changes the count for ever.
-const DOWN_DELAY: Duration = Duration::from_secs(30);
+const DOWN_DELAY: Duration = Duration::from_secs(60);
 
 /// What holds for all Functions of the cluster.
 #[derive(Clone, Debug, PartialEq)]
@@ -124,7 +124,7 @@ mod tests {
         let expected = Policy {
             max: 100,
             panic_window: Duration::from_secs(1),
-            down_delay: Duration::from_secs(30),
+            down_delay: Duration::from_secs(60),
             ..Policy::default()
         };
         assert_eq!(policy, expected);
