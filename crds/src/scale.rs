@@ -43,7 +43,9 @@ pub struct Scale {
     /// What one pod may carry, in units of scale.metric: requests at once, or requests a second. It is not a limit: scale.utilization of
     /// it is aimed at. Default 100 for concurrency, 200 for rps. Between 0.01 and 1000000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0.01, max = 1000000.0))]
+    #[schemars(range(max = 1000000.0))]
+    // Not as a minimum of the schema: the API server compares a whole number with the whole part of it.
+    #[x_kube(validation = Rule::new("self >= 0.01").message("scale.target is at least 0.01"))]
     pub target: Option<f64>,
 
     /// Percentage of scale.target that is aimed at, so that there is room while more pods start. Default 70. Between 1 and 100.

@@ -74,7 +74,7 @@ fn mistakes() -> Vec<(&'static str, Value, &'static str)> {
         (
             "hello",
             json!({"scale": {"target": 0}}),
-            "greater than or equal to 0.01",
+            "scale.target is at least 0.01",
         ),
         (
             "hello",

@@ -39,8 +39,12 @@ fn documented(process: &str) -> Result<Vec<String>> {
     let page = Layout::of_checkout()?.checkout().join("docs/operations.md");
     let page = std::fs::read_to_string(&page)
         .with_context(|| format!("cannot read {}", page.display()))?;
-    let prefix = format!("| `ebb_{process}_");
-    let names = page.lines().filter(|line| line.starts_with(&prefix));
+    let own = format!("| `ebb_{process}_");
+    // What is told of each Function, the operator tells.
+    let of_functions = |line: &str| process == "operator" && line.starts_with("| `ebb_function_");
+    let names = page
+        .lines()
+        .filter(|line| line.starts_with(&own) || of_functions(line));
     Ok(names
         .filter_map(|line| line.split(['`', '{']).nth(1).map(String::from))
         .collect())

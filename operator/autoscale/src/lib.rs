@@ -223,19 +223,11 @@ fn in_use(
         return (scaled.count, scaled.reason);
     }
     // The windows do not know of it yet, or no longer.
-    let reason = if seen.replicas == 0 {
-        Reason::Waiting
-    } else {
-        Reason::Recent
-    };
-    (
-        if seen.replicas == 0 {
-            policy.activation.max(1)
-        } else {
-            1
-        },
-        reason,
-    )
+    match (seen.replicas, seen.in_flight.saturating_add(seen.waiting)) {
+        (0, _) => (policy.activation.max(1), Reason::Waiting),
+        (_, 0) => (1, Reason::Recent),
+        (_, _) => (policy.activation.max(1), Reason::Recent),
+    }
 }
 
 fn bound(policy: &Policy, seen: &Observation, wanted: u32, reason: Reason) -> (u32, Reason) {

@@ -34,6 +34,11 @@ use crate::{
 /// How long a replica that does not hold the lease leaves a wake to the one that does.
 const LEADER_FIRST: Duration = Duration::from_secs(1);
 
+/// How long after a wake from zero the load is not followed yet. Requests that wait for the first pod are many at once however fast they are
+/// answered then; pods started for them would be ready when they are not needed. A pod that takes longer than this to start is
+/// not waited for.
+const FIRST_POD: Duration = Duration::from_secs(2);
+
 /// One Function's state in the scaler.
 #[derive(Debug)]
 pub struct Unit {
@@ -228,7 +233,12 @@ impl Unit {
     ) -> Decision {
         let now = around.now - around.epoch;
         let load = self.reports.total();
-        self.state.record(policy, load.concurrency, load.rps, now);
+        let starting = self
+            .wake
+            .is_some_and(|wake| around.now < wake.since + FIRST_POD);
+        if !starting {
+            self.state.record(policy, load.concurrency, load.rps, now);
+        }
         let serving = entry.serving();
         let seen = Observation {
             replicas: serving.map_or(0, |r| self.counts.replicas(entry, r)),

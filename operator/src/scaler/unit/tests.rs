@@ -213,6 +213,21 @@ fn any_number_of_wakes_is_one_write() {
 }
 
 #[test]
+fn a_burst_that_waits_for_the_first_pod_starts_one_and_a_load_that_stays_more() {
+    let mut world = World::scaled(json!({"target": 10, "utilization": 100}));
+    world.unit.woken(A, 500, world.now);
+    let writes = world.writes();
+    assert_eq!(writes[0].to, 1);
+    world.written(&writes[0]);
+    world.run_pods(1);
+    assert!(
+        world.load(50, 1).is_empty(),
+        "they have only just been let go"
+    );
+    assert_eq!(world.load(50, 2), [5]);
+}
+
+#[test]
 fn a_failed_write_is_tried_again_later() {
     let mut world = World::new(0);
     world.unit.woken(A, 1, world.now);
