@@ -166,6 +166,8 @@ impl Unit {
     pub fn write_ended(&mut self, write: &Write, result: Result<String, Failed>, now: Instant) {
         if result.is_err() {
             self.leaving.spare();
+            // Else the count that is still there would be taken for another change by somebody else.
+            self.contest.wrote(&write.revision, write.from);
         } else if let Some(wake) = self.wake.as_mut().filter(|_| write.to > write.from) {
             wake.scaled.get_or_insert(now);
         }

@@ -90,7 +90,7 @@ impl Contest {
         found
     }
 
-    /// The scaler has begun to write a count.
+    /// The scaler has begun to write a count, or has failed to and so the former one stays.
     pub fn wrote(&mut self, revision: &str, replicas: u32) {
         self.known.insert(revision.into(), replicas);
     }

@@ -213,6 +213,22 @@ fn any_number_of_wakes_is_one_write() {
 }
 
 #[test]
+fn one_change_by_somebody_else_is_one_even_if_putting_it_back_fails() {
+    let mut world = World::scaled(json!({"target": 10, "utilization": 100, "downDelay": "0s"}));
+    world.load(5, 5);
+    world.set_by("kubectl", 3);
+    world.look();
+    world.drain_is_acknowledged_by(A);
+    world.drain_is_acknowledged_by(B);
+    let writes = world.writes();
+    assert_eq!((writes[0].from, writes[0].to), (3, 1));
+    world
+        .unit
+        .write_ended(&writes[0], Err(Failed::Conflict), world.now);
+    assert_eq!(world.after(0.05).look().changed_by, None);
+}
+
+#[test]
 fn a_burst_that_waits_for_the_first_pod_starts_one_and_a_load_that_stays_more() {
     let mut world = World::scaled(json!({"target": 10, "utilization": 100}));
     world.unit.woken(A, 500, world.now);
