@@ -248,7 +248,7 @@ impl Scaler {
             unix_ms: unix_ms(),
             scaling: &scaling,
         };
-        let before = self.unit(key).decided().map(|d| (d.desired, d.reason));
+        let before = self.unit(key).decided().map(|d| d.desired);
         let step = self.unit(key).step(&entry, &around);
         self.publish(key, &entry, now);
         if let Some(again) = step.again {
@@ -277,13 +277,7 @@ impl Scaler {
     }
 
     /// Tells people what a step of the leader has found.
-    fn tell(
-        &self,
-        key: &FunctionKey,
-        entry: &Entry,
-        step: &Step,
-        before: Option<(u32, autoscale::Reason)>,
-    ) {
+    fn tell(&self, key: &FunctionKey, entry: &Entry, step: &Step, before: Option<u32>) {
         let metrics = &self.parts.metrics;
         if let Some(change) = &step.changed_by {
             metrics.foreign_changes.inc();
@@ -308,7 +302,7 @@ impl Scaler {
         if let Some(decision) = unit.decided() {
             let ready = entry.serving().map_or(0, |revision| entry.ready(revision));
             metrics.function(key, decision, ready);
-            if before.is_none_or(|(desired, _)| desired != decision.desired) {
+            if before != Some(decision.desired) {
                 let reason = decision.reason.as_str();
                 metrics.decisions.with_label_values(&[reason]).inc();
             }
