@@ -86,7 +86,7 @@ pub struct Step {
     pub again: Option<Instant>,
     /// Somebody else has just changed a count.
     pub changed_by: Option<contest::Change>,
-    /// A drain was cancelled, because its pods are needed again or another set goes.
+    /// A drain was cancelled, because its pods are needed again.
     pub drain_cancelled: bool,
 }
 
