@@ -14,8 +14,9 @@ use tokio::{
 
 use crate::{function::Function, functions::Functions, operators::Operators};
 
-/// Functions in one frame: at most 250 bytes each, they stay well below the longest frame.
+/// Functions in one frame, and their pods: at most 250 and 60 bytes each, they stay well below the longest frame.
 const MAX_IN_FRAME: usize = 1_000;
+const MAX_PODS_IN_FRAME: usize = 10_000;
 
 /// How long a rise must last.
 const SURGE: Duration = Duration::from_millis(SURGE_MS);
@@ -68,12 +69,28 @@ pub(crate) async fn run(functions: Arc<Functions>, surges: Arc<Surges>, operator
             keys = surges.lasting() => keys.iter().filter_map(|key| functions.get(key)).collect(),
         };
         let active: Vec<_> = reported.iter().filter_map(|f| stats(f)).collect();
-        for functions in active.chunks(MAX_IN_FRAME) {
-            operators.send(&ToOperator::Stats {
-                functions: functions.to_vec(),
-            });
+        for functions in frames(active) {
+            operators.send(&ToOperator::Stats { functions });
         }
     }
+}
+
+/// Cuts a report into frames of a bounded length. One Function's pods are never more than a frame holds.
+fn frames(all: Vec<FunctionStats>) -> Vec<Vec<FunctionStats>> {
+    let mut frames = Vec::new();
+    let (mut frame, mut pods) = (Vec::new(), 0);
+    for stats in all {
+        if frame.len() == MAX_IN_FRAME || pods + stats.pods.len() > MAX_PODS_IN_FRAME {
+            frames.push(std::mem::take(&mut frame));
+            pods = 0;
+        }
+        pods += stats.pods.len();
+        frame.push(stats);
+    }
+    if !frame.is_empty() {
+        frames.push(frame);
+    }
+    frames
 }
 
 fn sweep(functions: &[Arc<Function>]) {
@@ -87,6 +104,7 @@ fn sweep(functions: &[Arc<Function>]) {
 /// What `function` did since the last report, if there is something to say.
 fn stats(function: &Function) -> Option<FunctionStats> {
     let sample = function.gate.sample()?;
+    let pods = function.gate.loads().into_iter();
     Some(FunctionStats {
         function: function.key.clone(),
         in_flight: sample.in_flight,
@@ -94,5 +112,6 @@ fn stats(function: &Function) -> Option<FunctionStats> {
         rps: sample.rps,
         concurrency: sample.concurrency,
         idle_ms: u64::try_from(sample.idle.as_millis()).unwrap_or(u64::MAX),
+        pods: pods.map(|(pod, load)| (pod.to_string(), load)).collect(),
     })
 }

@@ -5,6 +5,8 @@
 //! the full state (`Route` and `Backends` of each Function), then [`ToActivator::Synced`], then changes. A receiver that does
 //! not know a frame's type skips it, so that a rolling upgrade can add frames.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::names::FunctionKey;
@@ -272,6 +274,9 @@ pub struct FunctionStats {
     pub concurrency: f64,
     /// Milliseconds since the last request ended; 0 while one is in flight or waits.
     pub idle_ms: u64,
+    /// Requests in each pod now, by UID. Pods without any are left out, and so are all while there is only one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pods: BTreeMap<String, u32>,
 }
 
 /// Where the time of a Function's first request from zero went. The phases are in order, do not overlap and add up to the whole.

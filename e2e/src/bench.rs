@@ -5,6 +5,7 @@ mod cold_start;
 mod decide;
 mod floor;
 mod idle;
+mod proxy;
 mod rates;
 mod step;
 mod together;
@@ -57,6 +58,15 @@ pub enum Bench {
     Rates,
     /// What a decision costs, and how often counts change under noisy loads; needs no cluster
     Decide,
+    /// CPU and latency of a warm request beside nginx and haproxy; needs no cluster
+    Proxy {
+        /// Rounds of each measurement
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Only the measurements whose name contains this, such as "get 2"
+        #[arg(long, default_value = "")]
+        only: String,
+    },
     /// Objects and memory of idle Functions
     Idle {
         /// Functions
@@ -66,13 +76,30 @@ pub enum Bench {
 }
 
 impl Bench {
-    /// Runs a measurement that needs no cluster; `false` if this one does.
-    pub fn run_alone(&self) -> bool {
-        let alone = matches!(self, Self::Decide);
-        if alone {
-            decide::run();
-        }
-        alone
+    /// Whether this measurement needs no cluster.
+    pub fn is_alone(&self) -> bool {
+        matches!(self, Self::Decide | Self::Proxy { .. })
+    }
+
+    /// Runs a measurement that needs no cluster, on a thread of its own, whose core it may choose.
+    ///
+    /// # Errors
+    /// If it could not be measured, or does need one.
+    pub fn run_alone(&self) -> Result<()> {
+        let bench = self.clone();
+        let run = move || match bench {
+            Self::Decide => {
+                decide::run();
+                Ok(())
+            }
+            Self::Proxy { rounds, only } => tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?
+                .block_on(proxy::run(rounds, &only)),
+            _ => anyhow::bail!("this measurement needs a cluster"),
+        };
+        let ended = std::thread::spawn(run).join();
+        ended.map_err(|_| anyhow::anyhow!("the measurement has panicked"))?
     }
 }
 
@@ -102,10 +129,7 @@ pub async fn run(cluster: &Cluster, image: &str, bench: &Bench) -> Result<()> {
         Bench::Step { rounds } => step::run(&scene, *rounds).await,
         Bench::Wakes { functions } => wakes::run(&scene, *functions).await,
         Bench::Rates => rates::run(&scene).await,
-        Bench::Decide => {
-            decide::run();
-            Ok(())
-        }
+        Bench::Decide | Bench::Proxy { .. } => bench.run_alone(),
     };
     if result.is_err() {
         eprintln!("{}", scene.report().await);

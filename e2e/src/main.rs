@@ -99,7 +99,7 @@ async fn run(command: Command) -> Result<ExitCode> {
             filter,
             only_cluster,
         } => suite::run(&filter, only_cluster).await,
-        Command::Bench { bench } if bench.run_alone() => Ok(()),
+        Command::Bench { bench } if bench.is_alone() => bench.run_alone(),
         Command::Bench { .. } => installed_inside("bench").await,
         Command::Chaos { .. } => installed_inside("chaos").await,
         Command::Inside { image, what } => inside(&image, &what).await,

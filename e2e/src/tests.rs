@@ -48,7 +48,8 @@ fn all() -> Vec<Case> {
     let mut all = Vec::new();
     all.extend(cases!(boundary, together: [no_request_is_lost_around_zero], alone: []));
     all.extend(cases!(scaling, together: [
-        concurrency_is_followed, rps_is_followed, others_who_change_the_count_are_told_and_not_fought, up_down_up_linear, up_down_up_weighted,
+        concurrency_is_followed, rps_is_followed, others_who_change_the_count_are_told_and_not_fought,
+        an_external_apply_of_the_count_is_not_fought, up_down_up_linear, up_down_up_weighted,
         the_way_down_loses_nothing, kubectl_scale_sets_min, initial_pods_run_at_first,
     ], alone: []));
     all.extend(cases!(streams, together: [

@@ -49,15 +49,19 @@ use crate::{
     events::Events,
     fleet::{Fleet, discover},
     metrics::Metrics,
-    observe::{Index, kinds::Indexed, watch::Changed},
+    observe::{
+        Index,
+        kinds::{Change, Indexed},
+        watch::Changed,
+    },
     queue::Queue,
     scaler::write::Writer,
     shape::{apply::Applier, ports::Ports, reconcile},
 };
 
-/// How long a change of a child waits before the Function is reconciled. A starting pod changes a dozen times in a quarter of a second, while the
-/// control plane is busy with starting it.
-const CHILD_DELAY: std::time::Duration = std::time::Duration::from_millis(250);
+/// How long a change of a Function's state waits before the Function is reconciled, so that the changes of that time cost one reconcile. A
+/// starting pod changes a dozen times in a quarter of a second, while the control plane is busy with starting it.
+const STATE_DELAY: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// Runs the operator until a signal or until one of its parts fails.
 ///
@@ -118,16 +122,14 @@ async fn wait_ready(readiness: &Readiness, stop: &CancellationToken) {
 struct Hub {
     changed: Arc<Queue>,
     shape: Arc<Queue>,
-    delay: std::time::Duration,
 }
 
 impl Changed for Hub {
-    fn changed(&self, key: &crds::names::FunctionKey) {
+    fn changed(&self, key: &crds::names::FunctionKey, change: Change) {
         self.changed.add(key);
-        if self.delay.is_zero() {
-            self.shape.add(key);
-        } else {
-            self.shape.add_after(key, self.delay);
+        match change {
+            Change::Wish => self.shape.add(key),
+            Change::State => self.shape.add_after(key, STATE_DELAY),
         }
     }
 }
@@ -175,11 +177,11 @@ impl Parts {
     }
 
     fn start_watches(&self, tasks: &mut JoinSet<()>, readiness: &Readiness) {
-        self.watch::<Function>(tasks, readiness, None, std::time::Duration::ZERO);
-        self.watch::<Deployment>(tasks, readiness, Some(LABEL_FUNCTION), CHILD_DELAY);
-        self.watch::<Service>(tasks, readiness, Some(LABEL_FUNCTION), CHILD_DELAY);
-        self.watch::<EndpointSlice>(tasks, readiness, Some(LABEL_FUNCTION), CHILD_DELAY);
-        self.watch::<Pod>(tasks, readiness, Some(LABEL_FUNCTION), CHILD_DELAY);
+        self.watch::<Function>(tasks, readiness, None);
+        self.watch::<Deployment>(tasks, readiness, Some(LABEL_FUNCTION));
+        self.watch::<Service>(tasks, readiness, Some(LABEL_FUNCTION));
+        self.watch::<EndpointSlice>(tasks, readiness, Some(LABEL_FUNCTION));
+        self.watch::<Pod>(tasks, readiness, Some(LABEL_FUNCTION));
     }
 
     fn watch<K: Indexed>(
@@ -187,13 +189,11 @@ impl Parts {
         tasks: &mut JoinSet<()>,
         readiness: &Readiness,
         selector: Option<&'static str>,
-        delay: std::time::Duration,
     ) {
         let (client, index) = (self.client.clone(), self.scaler.index.clone());
         let hub = Hub {
             changed: self.scaler.changed.clone(),
             shape: self.scaler.shape.clone(),
-            delay,
         };
         let guard = readiness.guard(K::NAME);
         tasks.spawn(async move {
@@ -226,6 +226,7 @@ impl Parts {
                 self.client.clone(),
                 args.pod_name.clone(),
                 self.scaler.index.clone(),
+                self.calm.clone(),
                 inbox,
             ));
         }

@@ -249,12 +249,13 @@ impl Index {
             .collect()
     }
 
-    fn change(&self, key: &FunctionKey, change: impl FnOnce(&mut Entry)) {
+    fn change<T>(&self, key: &FunctionKey, change: impl FnOnce(&mut Entry) -> T) -> T {
         let mut entries = self.entries.lock();
         let entry = entries.entry(key.clone()).or_default();
-        change(entry);
+        let result = change(entry);
         if entry.is_empty() {
             entries.remove(key);
         }
+        result
     }
 }

@@ -78,6 +78,16 @@ impl<P: Clone> Gate<P> {
         state.activity.sample(in_flight, queued, Instant::now())
     }
 
+    /// Requests in each pod that has any, by the pod's id; nothing while there is only one pod.
+    pub fn loads(&self) -> Vec<(Arc<str>, u32)> {
+        let state = self.state.lock();
+        if state.members().nth(1).is_none() {
+            return Vec::new();
+        }
+        let loads = state.members().map(|m| (Arc::clone(&m.id), m.load.get()));
+        loads.filter(|(_, load)| *load > 0).collect()
+    }
+
     /// Requests that wait now.
     pub fn waiting(&self) -> u32 {
         waiting(&self.state.lock())

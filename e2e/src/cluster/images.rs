@@ -45,6 +45,12 @@ pub async fn build_binaries() -> Result<Binaries> {
     })
 }
 
+/// Builds the activator alone.
+pub(crate) async fn build_activator() -> Result<PathBuf> {
+    let built = cargo_build(&["activator"], &["activator"]).await?;
+    built.into_iter().next().context("cargo built nothing")
+}
+
 /// Builds the sample app alone.
 pub async fn build_hello() -> Result<PathBuf> {
     let built = cargo_build(&["e2e"], &["ebb-hello"]).await?;

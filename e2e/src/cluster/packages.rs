@@ -46,10 +46,26 @@ pub(crate) async fn ensure(progress: &Progress) -> Result<()> {
     if missing.is_empty() {
         return require_root("the cluster");
     }
+    install(progress, &missing).await
+}
+
+/// Installs what is missing of these programs, each with its package.
+pub(crate) async fn ensure_also(progress: &Progress, programs: &[(&str, &str)]) -> Result<()> {
+    let missing = programs
+        .iter()
+        .filter(|(program, _)| !shell::exists(program));
+    let missing: Vec<_> = missing.map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    install(progress, &missing).await
+}
+
+async fn install(progress: &Progress, missing: &[&str]) -> Result<()> {
     let list = missing.join(" ");
     if !geteuid().is_root() {
         bail!(
-            "these packages are missing: {list}. Installing them and running the cluster needs root; \
+            "these packages are missing: {list}. Installing them needs root; \
                run this as root or with `sudo -E`"
         );
     }
@@ -63,7 +79,7 @@ pub(crate) async fn ensure(progress: &Progress) -> Result<()> {
     shell::run_shown(
         apt()
             .args(["install", "-y", "-qq", "--no-install-recommends"])
-            .args(&missing),
+            .args(missing),
     )
     .await
 }

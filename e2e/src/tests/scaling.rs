@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use futures::future::try_join_all;
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -225,6 +227,54 @@ pub(super) async fn others_who_change_the_count_are_told_and_not_fought(
         "no Event tells of it: {described}"
     );
     scene.get("hello", "/").await?.expect(200).map(drop)
+}
+
+/// A GitOps tool that applies a manifest with a count again and again: put back once, then left alone, as with any other.
+pub(super) async fn an_external_apply_of_the_count_is_not_fought(scene: Scene) -> Result<()> {
+    let scale = json!({"scale": {"idleAfter": "10m", "downDelay": "0s"}});
+    scene.function("hello", scale).await?;
+    scene.get("hello", "/").await?.expect(200)?;
+    let deployment = names(&scene.deployments("hello").await?).remove(0);
+    let before = generation(&scene, &deployment).await?;
+    let manifest = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": deployment}, "spec": {"replicas": 2}});
+    let api: kube::Api<Deployment> = scene.api();
+    let apply = async || {
+        let (params, patch) = (
+            PatchParams::apply("gitops").force(),
+            Patch::Apply(&manifest),
+        );
+        api.patch(&deployment, &params, &patch).await
+    };
+    apply().await?;
+    let count = async |wanted: i32| {
+        eventually(SOON, &format!("the count is {wanted}"), async || {
+            let spec = api.get(&deployment).await?.spec;
+            Ok((spec.and_then(|s| s.replicas) == Some(wanted)).then_some(()))
+        })
+        .await
+    };
+    count(1).await?;
+    apply().await?;
+    eventually(SOON, "the status names the manager", async || {
+        let (reason, message) = scene
+            .wait_condition("hello", "ScalingActive", "False", SOON)
+            .await?;
+        let named = message.contains("gitops") && message.contains("leaves the count to it");
+        Ok((reason == "ReplicasChangedByOther" && named).then_some(()))
+    })
+    .await?;
+    for _ in 0..20 {
+        apply().await?;
+        scene.get("hello", "/").await?.expect(200)?;
+    }
+    count(2).await?;
+    let writes = generation(&scene, &deployment).await? - before;
+    println!("  {writes} changes of the Deployment in the time of 22 applies");
+    ensure!(
+        writes == 3,
+        "{writes} changes instead of 3: the first apply's, Ebb's, the second's"
+    );
+    Ok(())
 }
 
 pub(super) async fn kubectl_scale_sets_min(scene: Scene) -> Result<()> {

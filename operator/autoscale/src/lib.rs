@@ -218,7 +218,7 @@ fn in_use(
     load: Load,
     now: Duration,
 ) -> (u32, Reason) {
-    let scaled = state.memory.scale(policy, load, seen.ready, true, now);
+    let scaled = state.memory.scale(policy, load, seen.ready, now);
     if scaled.count > 0 {
         return (scaled.count, scaled.reason);
     }

@@ -62,24 +62,19 @@ impl Memory {
         }
     }
 
-    /// The count that `load` asks for. Without `limits` neither the way down is bounded nor delayed: nobody uses the pods any more.
+    /// The count that `load` asks for.
     pub(crate) fn scale(
         &mut self,
         policy: &Policy,
         load: Load,
         ready: u32,
-        limits: bool,
         now: Duration,
     ) -> Scaled {
         let running = f64::from(ready.max(1));
         let at_tick = f64::from(self.at_tick(ready, now).max(1));
         let bounds = Bounds {
             up: (policy.max_up_rate * running).ceil(),
-            down: if limits {
-                (at_tick / policy.max_down_rate).floor()
-            } else {
-                0.0
-            },
+            down: (at_tick / policy.max_down_rate).floor(),
             activation: policy.activation,
         };
         let (stable, panic) = (
@@ -102,7 +97,7 @@ impl Memory {
             }
             self.panic_peak = scaled.count;
         }
-        if limits && !policy.down_delay.is_zero() {
+        if !policy.down_delay.is_zero() {
             let held = self.delayed.record(now, policy.down_delay, scaled.count);
             if held > scaled.count {
                 scaled = Scaled {

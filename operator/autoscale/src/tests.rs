@@ -282,7 +282,7 @@ proptest! {
     fn more_load_never_gives_fewer_pods(
         policy in policies(), ready in 0u32..40, stable in 0.0f64..500.0, panic in 0.0f64..500.0, more in 0.0f64..100.0,
     ) {
-        let count = |load| scale::Memory::new(ready, secs(0)).scale(&policy, load, ready, true, secs(1)).count;
+        let count = |load| scale::Memory::new(ready, secs(0)).scale(&policy, load, ready, secs(1)).count;
         let (less, greater) = (Load { stable, panic }, Load { stable: stable + more, panic: panic + more });
         prop_assert!(count(less) <= count(greater));
     }

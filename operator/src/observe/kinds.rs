@@ -23,6 +23,15 @@ use crate::{
     shape::{problem, validate},
 };
 
+/// What an event has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// What somebody asks for: a person may be waiting for its effect.
+    Wish,
+    /// How things stand. They change a dozen times in a quarter of a second while a pod starts.
+    State,
+}
+
 /// A kind that the index holds.
 pub trait Indexed:
     Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
@@ -37,7 +46,7 @@ pub trait Indexed:
     }
 
     /// Puts the object in its place.
-    fn put(entry: &mut Entry, name: &str, object: Self, now: Instant);
+    fn put(entry: &mut Entry, name: &str, object: Self, now: Instant) -> Change;
 
     /// Takes the object of this name out.
     fn remove(entry: &mut Entry, name: &str);
@@ -56,7 +65,7 @@ impl Indexed for Function {
         ))
     }
 
-    fn put(entry: &mut Entry, _: &str, mut function: Self, _: Instant) {
+    fn put(entry: &mut Entry, _: &str, mut function: Self, _: Instant) -> Change {
         function.metadata.managed_fields = None;
         let known = entry.function.as_ref().and_then(|f| f.metadata.generation);
         let same = known.is_some()
@@ -70,6 +79,7 @@ impl Indexed for Function {
             entry.plan = Some(Arc::new(validate::plan(&function)));
         }
         entry.function = Some(Arc::new(function));
+        if same { Change::State } else { Change::Wish }
     }
 
     fn remove(entry: &mut Entry, _: &str) {
@@ -89,7 +99,7 @@ impl Indexed for Function {
 impl Indexed for Deployment {
     const NAME: &'static str = "deployments";
 
-    fn put(entry: &mut Entry, name: &str, mut deployment: Self, _: Instant) {
+    fn put(entry: &mut Entry, name: &str, mut deployment: Self, _: Instant) -> Change {
         // Of the managed fields only one thing is ever asked: who has set the count.
         if let Some(fields) = &mut deployment.metadata.managed_fields {
             fields.retain(|f| {
@@ -99,6 +109,7 @@ impl Indexed for Deployment {
             fields.iter_mut().for_each(|f| f.fields_v1 = None);
         }
         entry.deployments.insert(name.into(), Arc::new(deployment));
+        Change::State
     }
 
     fn remove(entry: &mut Entry, name: &str) {
@@ -113,9 +124,10 @@ impl Indexed for Deployment {
 impl Indexed for Service {
     const NAME: &'static str = "services";
 
-    fn put(entry: &mut Entry, _: &str, mut service: Self, _: Instant) {
+    fn put(entry: &mut Entry, _: &str, mut service: Self, _: Instant) -> Change {
         service.metadata.managed_fields = None;
         entry.service = Some(Arc::new(service));
+        Change::State
     }
 
     fn remove(entry: &mut Entry, _: &str) {
@@ -134,9 +146,10 @@ impl Indexed for Service {
 impl Indexed for EndpointSlice {
     const NAME: &'static str = "endpointslices";
 
-    fn put(entry: &mut Entry, _: &str, mut slice: Self, _: Instant) {
+    fn put(entry: &mut Entry, _: &str, mut slice: Self, _: Instant) -> Change {
         slice.metadata.managed_fields = None;
         entry.slice = Some(Arc::new(slice));
+        Change::State
     }
 
     fn remove(entry: &mut Entry, _: &str) {
@@ -155,7 +168,7 @@ impl Indexed for EndpointSlice {
 impl Indexed for Pod {
     const NAME: &'static str = "pods";
 
-    fn put(entry: &mut Entry, name: &str, mut pod: Self, now: Instant) {
+    fn put(entry: &mut Entry, name: &str, mut pod: Self, now: Instant) -> Change {
         pod.metadata.managed_fields = None;
         let before = entry
             .pods
@@ -171,6 +184,7 @@ impl Indexed for Pod {
             pod: slim(pod),
         };
         entry.pods.insert(name.into(), Arc::new(observed));
+        Change::State
     }
 
     fn remove(entry: &mut Entry, name: &str) {

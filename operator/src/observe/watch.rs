@@ -15,7 +15,10 @@ use kube::{
 };
 use tokio::time::Instant;
 
-use crate::observe::{Index, kinds::Indexed};
+use crate::observe::{
+    Entry, Index,
+    kinds::{Change, Indexed},
+};
 
 /// First and longest wait before a watch is opened anew. A lost one means that starts from zero are not seen, so the longest is far below
 /// the half minute that clients of Kubernetes commonly wait.
@@ -47,7 +50,7 @@ impl Backoff for Patience {
 /// Told of every Function whose entry has changed.
 pub trait Changed: Send + Sync + 'static {
     /// The entry of `key` is not what it was.
-    fn changed(&self, key: &FunctionKey);
+    fn changed(&self, key: &FunctionKey, change: Change);
 }
 
 /// Keeps the index's objects of kind `K` up to date for ever. `synced` is called when the first list is complete.
@@ -118,8 +121,8 @@ fn apply<K: Indexed>(
     let (key, name) = place(&object)?;
     match object.0 {
         Ok(object) => {
-            index.change(&key, |entry| K::put(entry, &name, object, Instant::now()));
-            told.changed(&key);
+            let put = |entry: &mut Entry| K::put(entry, &name, object, Instant::now());
+            told.changed(&key, index.change(&key, put));
         }
         Err(invalid) => {
             tracing::warn!(kind = K::NAME, %name, error = %invalid.error, "object cannot be read")
@@ -130,7 +133,7 @@ fn apply<K: Indexed>(
 
 fn delete<K: Indexed>(index: &Index, told: &dyn Changed, key: &FunctionKey, name: &str) {
     index.change(key, |entry| K::remove(entry, name));
-    told.changed(key);
+    told.changed(key, Change::State);
 }
 
 /// After a new list: what it does not have was deleted while nobody watched.
@@ -166,7 +169,7 @@ mod tests {
     struct Seen(Mutex<Vec<String>>);
 
     impl Changed for Seen {
-        fn changed(&self, key: &FunctionKey) {
+        fn changed(&self, key: &FunctionKey, _: Change) {
             self.0.lock().push(key.to_string());
         }
     }

@@ -1,6 +1,6 @@
 //! How many pods each revision of a Function should have, and which ones go. Pure.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use autoscale::{Decision, Policy};
 
@@ -62,13 +62,29 @@ pub fn of(
     targets
 }
 
-/// UIDs of the pods of a revision that go when `keep` are kept: those that are not ready first, then the youngest, as Kubernetes
-/// itself would choose. To zero that is all of them.
-pub fn victims(entry: &Entry, revision: &str, keep: u32) -> Vec<String> {
+/// How much there is for keeping a pod; what comes first counts most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank {
+    /// It is ready.
+    pub ready: bool,
+    /// It is not on its way out already.
+    pub stays: bool,
+    /// Requests in it.
+    pub in_flight: u32,
+}
+
+/// UIDs of the pods of a revision that go when `keep` are kept: those of the lowest rank, and of those the youngest, as Kubernetes itself would
+/// choose. To zero that is all of them.
+pub fn victims(
+    entry: &Entry,
+    revision: &str,
+    keep: u32,
+    rank: impl Fn(&ObservedPod) -> Rank,
+) -> Vec<String> {
     let mut alive: Vec<&ObservedPod> = entry.pods_of(revision).filter(|p| p.is_alive()).collect();
     alive.sort_by_key(|p| {
         let created = p.pod.metadata.creation_timestamp.as_ref().map(|t| t.0);
-        (!p.is_ready(), created, p.pod.metadata.name.clone())
+        (Reverse(rank(p)), created, p.pod.metadata.name.clone())
     });
     let gone = alive.split_off(alive.len().min(keep as usize));
     gone.iter()

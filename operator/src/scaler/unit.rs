@@ -20,7 +20,7 @@ use crate::{
     observe::{Entry, ObservedPod},
     scaler::{
         policy::Scaling,
-        targets::{self, Target, Targets},
+        targets::{self, Rank, Target, Targets},
         unit::{
             contest::Contest,
             counts::{Counts, Failed},
@@ -132,6 +132,7 @@ impl Unit {
         self.reports.woken(session, waiting);
         self.wake.get_or_insert(Wake {
             since: now,
+            from_zero: false,
             scaled: None,
         });
     }
@@ -237,7 +238,7 @@ impl Unit {
         let load = self.reports.total();
         let starting = self
             .wake
-            .is_some_and(|wake| around.now < wake.since + FIRST_POD);
+            .is_some_and(|wake| wake.from_zero && around.now < wake.since + FIRST_POD);
         if !starting {
             self.state.record(policy, load.concurrency, load.rps, now);
         }
@@ -274,10 +275,14 @@ impl Unit {
             _ => load.waiting == 0 && load.in_flight == 0 && entry.ready(serving) > 0,
         };
         let raised = entry.replicas(serving) > Some(0);
+        let asleep = self.counts.replicas(entry, serving) == 0;
         if over {
             self.wake = None;
-        } else if let Some(wake) = self.wake.as_mut().filter(|_| raised) {
-            wake.scaled.get_or_insert(now);
+        } else if let Some(wake) = self.wake.as_mut() {
+            wake.from_zero |= asleep;
+            if raised {
+                wake.scaled.get_or_insert(now);
+            }
         }
     }
 
@@ -317,30 +322,36 @@ impl Unit {
         around: &Surroundings<'_>,
         step: &mut Step,
     ) {
+        if let Some(until) = self.leaving.vetoed_until(around.now) {
+            step.look_again(Some(until));
+            return;
+        }
+        let rank = |pod: &ObservedPod| self.rank(pod);
         let lowered: Vec<_> = targets
             .iter()
             .filter(|(r, target)| target.replicas < self.counts.replicas(entry, r))
+            .map(|(r, target)| {
+                let gone = targets::victims(entry, r, target.replicas, rank);
+                (r, target, gone)
+            })
             .collect();
         if !around.leader || lowered.is_empty() {
             step.drain_cancelled = self.leaving.cancel();
             return;
         }
-        let victims =
-            |revision: &str, target: &Target| targets::victims(entry, revision, target.replicas);
-        let pods: BTreeSet<String> = lowered.iter().flat_map(|(r, t)| victims(r, t)).collect();
-        self.leaving.drain(pods, around.unix_ms);
+        let pods = lowered.iter().flat_map(|(_, _, gone)| gone.clone());
+        self.leaving.drain(pods.collect(), around.unix_ms);
         if !self
             .leaving
             .is_drained(entry, around.sessions, around.strangers)
         {
             return;
         }
-        for (revision, target) in lowered {
+        for (revision, target, gone) in lowered {
             if self.counts.is_busy(revision, around.now) {
                 step.look_again(self.counts.retry_at());
                 continue;
             }
-            let gone = victims(revision, target);
             self.leaving.doom(&gone, around.now);
             let mut write = self.book(entry, revision, target, None);
             // To zero all go, so nothing has to say which.
@@ -348,6 +359,15 @@ impl Unit {
                 write.victims = names(entry, &gone);
             }
             step.writes.push(write);
+        }
+    }
+
+    /// How much there is for keeping a pod. One that drains already stays chosen: a set that follows each report would never be drained.
+    fn rank(&self, pod: &ObservedPod) -> Rank {
+        Rank {
+            ready: pod.is_ready(),
+            stays: pod.uid().is_none_or(|uid| !self.leaving.contains(uid)),
+            in_flight: pod.uid().map_or(0, |uid| self.reports.in_pod(uid)),
         }
     }
 

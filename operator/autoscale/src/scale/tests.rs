@@ -1,4 +1,5 @@
-//! Knative's own rows (`autoscaler_test.go`), with its numbers. What they say of activators in and out of the path does not apply here.
+//! Knative's own rows (`autoscaler_test.go`), with its numbers. What they say of activators in and out of the path, and of
+//! revisions that nobody can reach any more, does not apply here: those are drained to zero without a decision.
 
 use super::*;
 
@@ -16,7 +17,6 @@ fn policy(aim: f64) -> Policy {
 struct Case {
     policy: Policy,
     memory: Memory,
-    reachable: bool,
 }
 
 /// When the rows begin.
@@ -27,7 +27,6 @@ impl Case {
         Self {
             policy,
             memory: Memory::new(1, Duration::from_secs(T0)),
-            reachable: true,
         }
     }
 
@@ -50,13 +49,9 @@ impl Case {
         panics: bool,
     ) -> Reason {
         let now = Duration::from_secs(T0) + Duration::from_secs_f64(seconds);
-        let scaled = self.memory.scale(
-            &self.policy,
-            Load { stable, panic },
-            ready,
-            self.reachable,
-            now,
-        );
+        let scaled = self
+            .memory
+            .scale(&self.policy, Load { stable, panic }, ready, now);
         assert_eq!(
             (scaled.count, self.memory.is_panicking()),
             (count, panics),
@@ -175,9 +170,6 @@ fn rates_bound_both_ways() {
         Case::new(down).row(0.0, (1.0, 1.0), 100, 90, false),
         Reason::DownRate
     );
-    let mut unused = Case::new(down);
-    unused.reachable = false;
-    unused.row(0.0, (1.0, 1.0), 100, 1, false);
     let mut case = Case::new(policy(10.0));
     assert_eq!(case.row(0.0, (1000.0, 1001.0), 1, 10, true), Reason::UpRate);
     case.row(0.0, (1000.0, 1001.0), 10, 100, true);
@@ -236,8 +228,6 @@ fn a_delay_holds_the_greatest_count() {
     row(660.0, 0.0, 4);
     row(840.0, 0.0, 3);
     row(900.0, 0.0, 0);
-    case.reachable = false;
-    case.row(902.0, (0.0, 0.0), 1, 0, false);
     let mut at_once = Case::new(Policy {
         panic_threshold: 100.0,
         ..policy(10.0)

@@ -1,6 +1,6 @@
 //! What the activators say of a Function's load.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crds::control::FunctionStats;
 
@@ -8,7 +8,14 @@ use crate::fleet::SessionId;
 
 /// Each activator's newest report. One that has nothing to report is not in it.
 #[derive(Debug, Default)]
-pub struct Reports(HashMap<SessionId, Report>);
+pub struct Reports(HashMap<SessionId, Told>);
+
+#[derive(Debug, Default)]
+struct Told {
+    load: Report,
+    /// Requests in each pod that has any, by UID.
+    pods: BTreeMap<String, u32>,
+}
 
 /// A load.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -26,23 +33,24 @@ pub struct Report {
 impl Reports {
     /// Requests wait in an activator.
     pub fn woken(&mut self, session: SessionId, waiting: u32) {
-        let report = self.0.entry(session).or_default();
+        let report = &mut self.0.entry(session).or_default().load;
         report.waiting = waiting.max(1);
         report.concurrency = report.concurrency.max(f64::from(report.waiting));
     }
 
     /// An activator's report.
     pub fn told(&mut self, session: SessionId, stats: &FunctionStats) {
-        let report = Report {
+        let load = Report {
             in_flight: stats.in_flight,
             waiting: stats.queued,
             concurrency: stats.concurrency,
             rps: stats.rps,
         };
-        if report == Report::default() {
+        if load == Report::default() {
             self.0.remove(&session);
         } else {
-            self.0.insert(session, report);
+            let pods = stats.pods.clone();
+            self.0.insert(session, Told { load, pods });
         }
     }
 
@@ -51,9 +59,15 @@ impl Reports {
         self.0.retain(|session, _| sessions.contains(session));
     }
 
+    /// Requests in a pod, over all activators, as they said last.
+    pub fn in_pod(&self, uid: &str) -> u32 {
+        self.0.values().filter_map(|told| told.pods.get(uid)).sum()
+    }
+
     /// The load over all activators.
     pub fn total(&self) -> Report {
-        self.0.values().fold(Report::default(), |sum, one| Report {
+        let loads = self.0.values().map(|told| told.load);
+        loads.fold(Report::default(), |sum, one| Report {
             in_flight: sum.in_flight.saturating_add(one.in_flight),
             waiting: sum.waiting.saturating_add(one.waiting),
             concurrency: sum.concurrency + one.concurrency,

@@ -127,7 +127,12 @@ impl World {
     }
 
     fn report(&mut self, session: SessionId, in_flight: u32, idle: f64) {
+        self.report_pods(session, in_flight, idle, &[]);
+    }
+
+    fn report_pods(&mut self, session: SessionId, in_flight: u32, idle: f64, pods: &[(&str, u32)]) {
         let stats = FunctionStats {
+            pods: pods.iter().map(|(p, n)| ((*p).to_owned(), *n)).collect(),
             function: crds::names::FunctionKey::new("shop", "hello"),
             in_flight,
             queued: 0,
@@ -483,6 +488,69 @@ fn scaling_down_to_min_takes_the_youngest_pods() {
     let writes = world.writes();
     assert_eq!((writes[0].from, writes[0].to), (3, 1));
     assert_eq!(writes[0].victims, ["p2", "p3"]);
+}
+
+#[test]
+fn scaling_down_takes_the_pods_with_the_least_in_flight_and_stays_with_them() {
+    let mut world = World::scaled(json!({"target": 10, "utilization": 100, "downDelay": "0s"}));
+    let revision = world.revision();
+    world.deployment(&revision, 3);
+    for name in ["p1", "p2", "p3"] {
+        world.pod(name);
+    }
+    let report = |world: &mut World, pods: &[(&str, u32)]| {
+        world.after(1.0).report_pods(A, 12, 0.0, pods);
+        world.step();
+        ["p1", "p2", "p3"].map(|p| world.unit.is_draining(p))
+    };
+    for _ in 0..120 {
+        report(&mut world, &[("p1", 1), ("p2", 2), ("p3", 9)]);
+    }
+    assert_eq!(
+        report(&mut world, &[("p2", 2), ("p3", 10)]),
+        [true, false, false]
+    );
+    let id = world.unit.drain_id();
+    assert_eq!(
+        report(&mut world, &[("p1", 3), ("p3", 9)]),
+        [true, false, false]
+    );
+    assert_eq!(world.unit.drain_id(), id, "the set has not changed");
+}
+
+#[test]
+fn pods_that_say_that_they_are_busy_are_left_alone_for_a_while() {
+    let mut world = World::new(1);
+    let revision = world.revision();
+    world.deployment(&revision, 2);
+    for name in ["p1", "p2"] {
+        world.pod(name);
+    }
+    world.after(61.0).step();
+    let id = world.unit.drain_id();
+    assert!(world.unit.is_draining("p2"));
+    let (now, epoch) = (world.now, world.epoch);
+    world.unit.busy(id, now, epoch);
+    let again = world.look().again.expect("it looks again");
+    assert!(!world.unit.is_draining("p2") && again <= now + Duration::from_secs(10));
+    world.after(9.0).step();
+    assert!(!world.unit.is_draining("p2"));
+    world.after(2.0).step();
+    assert!(world.unit.is_draining("p2"), "it is asked again");
+}
+
+#[test]
+fn a_wake_while_pods_run_hides_no_load() {
+    let mut world = World::scaled(json!({"target": 10, "utilization": 100}));
+    world.warm();
+    world.after(59.0).report(A, 0, 0.0);
+    world.step();
+    // Its only pod is distrusted for a moment, so requests wait although the count is 1.
+    world.unit.woken(A, 40, world.now);
+    let mut writes = world.step();
+    world.after(1.0).report(A, 40, 0.0);
+    writes.extend(world.step());
+    assert_eq!(writes, [(1, 4)]);
 }
 
 #[test]

@@ -10,6 +10,8 @@ use crate::observe::ObservedPod;
 pub struct Wake {
     /// When the first activator asked for it.
     pub since: Instant,
+    /// Whether there was no pod when it came. One can also come while all pods are lost or none is ready.
+    pub from_zero: bool,
     /// When the count was seen to be raised.
     pub scaled: Option<Instant>,
 }

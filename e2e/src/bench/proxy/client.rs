@@ -1,0 +1,211 @@
+//! The clients: as little as can be, because they share a core with the backend.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+
+/// What a client does again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Work {
+    /// An answer of so many bytes.
+    Get {
+        /// Of the answer's body.
+        bytes: usize,
+    },
+    /// A request with a body of so many bytes.
+    Post {
+        /// Of the request's body.
+        bytes: usize,
+    },
+    /// A small answer on a connection of its own.
+    Connect,
+}
+
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = |bytes: &usize| match bytes {
+            0..1024 => format!("{bytes} bytes"),
+            1024..0x10_0000 => format!("{} KiB", bytes >> 10),
+            _ => format!("{} MiB", bytes >> 20),
+        };
+        match self {
+            Self::Get { bytes } => write!(f, "get {}", size(bytes)),
+            Self::Post { bytes } => write!(f, "post {}", size(bytes)),
+            Self::Connect => f.write_str("connect and get"),
+        }
+    }
+}
+
+impl Work {
+    fn request(self) -> Vec<u8> {
+        let head = "Host: bench.shop\r\nUser-Agent: bench\r\nAccept: */*\r\n";
+        match self {
+            Self::Get { bytes } => format!("GET /{bytes} HTTP/1.1\r\n{head}\r\n").into_bytes(),
+            Self::Connect => {
+                format!("GET /2 HTTP/1.1\r\n{head}Connection: close\r\n\r\n").into_bytes()
+            }
+            Self::Post { bytes } => {
+                let mut request =
+                    format!("POST /2 HTTP/1.1\r\n{head}Content-Length: {bytes}\r\n\r\n")
+                        .into_bytes();
+                request.resize(request.len() + bytes, b'x');
+                request
+            }
+        }
+    }
+}
+
+/// Clients at work.
+pub(super) struct Load {
+    done: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    tasks: JoinSet<Result<()>>,
+}
+
+impl Load {
+    /// Starts so many clients. They share the caller's thread.
+    pub(super) fn start(address: SocketAddr, work: Work, clients: usize) -> Self {
+        let (done, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+        let request: Arc<[u8]> = work.request().into();
+        let mut tasks = JoinSet::new();
+        for _ in 0..clients {
+            let (done, stop, request) = (done.clone(), stop.clone(), request.clone());
+            tasks.spawn(async move {
+                let mut connection = None;
+                while !stop.load(Relaxed) {
+                    let mut used = match connection.take() {
+                        Some(connection) => connection,
+                        None => Connection::open(address).await?,
+                    };
+                    used.exchange(&request).await?;
+                    done.fetch_add(1, Relaxed);
+                    if work != Work::Connect {
+                        connection = Some(used);
+                    }
+                }
+                Ok(())
+            });
+        }
+        Self { done, stop, tasks }
+    }
+
+    /// Requests answered so far.
+    pub(super) fn count(&self) -> u64 {
+        self.done.load(Relaxed)
+    }
+
+    /// Ends them all; an error if one of them had failed.
+    pub(super) fn end(mut self) -> Result<()> {
+        self.stop.store(true, Relaxed);
+        while let Some(ended) = self.tasks.try_join_next() {
+            ended?.context("a client failed")?;
+        }
+        Ok(())
+    }
+}
+
+/// Times in microseconds, from when each request was due, at a constant rate over so many connections.
+pub(super) async fn open(
+    address: SocketAddr,
+    rate: f64,
+    clients: usize,
+    lasts: Duration,
+) -> Result<Vec<f64>> {
+    let request: Arc<[u8]> = Work::Get { bytes: 2 }.request().into();
+    let start = Instant::now() + Duration::from_millis(50);
+    let period = Duration::from_secs_f64(clients as f64 / rate);
+    let mut tasks = JoinSet::new();
+    for client in 0..clients {
+        let request = request.clone();
+        let mut due = start + period.mul_f64(client as f64 / clients as f64);
+        tasks.spawn(async move {
+            let mut times = Vec::new();
+            let mut connection = Connection::open(address).await?;
+            while due < start + lasts {
+                sleep_until(due).await;
+                connection.exchange(&request).await?;
+                times.push(due.elapsed().as_secs_f64() * 1e6);
+                due += period;
+            }
+            anyhow::Ok(times)
+        });
+    }
+    let mut all = Vec::new();
+    while let Some(times) = tasks.join_next().await {
+        all.extend(times??);
+    }
+    Ok(all)
+}
+
+struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    async fn open(address: SocketAddr) -> Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            stream,
+            buffer: vec![0; 64 << 10],
+        })
+    }
+
+    /// One request and its whole answer, which must be a 200 with a length.
+    async fn exchange(&mut self, request: &[u8]) -> Result<()> {
+        self.stream.write_all(request).await?;
+        let mut filled = 0;
+        let head = loop {
+            let read = self.stream.read(&mut self.buffer[filled..]).await?;
+            ensure!(read > 0, "the connection was closed without an answer");
+            filled += read;
+            if let Some(end) = self.buffer[..filled]
+                .windows(4)
+                .position(|w| w == b"\r\n\r\n")
+            {
+                break end + 4;
+            }
+        };
+        let length = length(&self.buffer[..head])?;
+        let mut left = (head + length).saturating_sub(filled);
+        while left > 0 {
+            let read = self.stream.read(&mut self.buffer).await?;
+            ensure!(
+                read > 0,
+                "the connection was closed in the middle of an answer"
+            );
+            left = left.saturating_sub(read);
+        }
+        Ok(())
+    }
+}
+
+fn length(head: &[u8]) -> Result<usize> {
+    let text = std::str::from_utf8(head)?;
+    if !text.starts_with("HTTP/1.1 200") {
+        bail!("the answer is {text:?}");
+    }
+    let value = |line: &str| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length")
+            .then(|| value.trim().parse().ok())?
+    };
+    text.lines()
+        .find_map(value)
+        .context("the answer has no length")
+}

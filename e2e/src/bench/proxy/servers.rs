@@ -1,0 +1,196 @@
+//! The proxies as processes, and the CPU time that they have taken.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use tokio::process::{Child, Command};
+
+use crate::{
+    bench::proxy::{
+        OTHER_CORE, backend,
+        control::{self, Control},
+    },
+    cluster::{Layout, Progress, images, packages, shell},
+    scene::eventually,
+};
+
+const TOKEN: &str = "bench";
+
+/// What is measured, and what stands behind it.
+pub(super) struct Servers {
+    /// nginx, Ebb, haproxy.
+    pub(super) proxies: [Proxy; 3],
+    pub(super) backend: SocketAddr,
+    _control: Control,
+}
+
+/// A proxy in one process.
+pub(super) struct Proxy {
+    pub(super) name: &'static str,
+    pub(super) address: SocketAddr,
+    process: Child,
+}
+
+impl Proxy {
+    /// Starts a program on one core; it ends with this.
+    fn start(
+        name: &'static str,
+        port: u16,
+        core: usize,
+        program: impl AsRef<std::ffi::OsStr>,
+        configure: impl FnOnce(&mut Command),
+    ) -> Result<Self> {
+        let mut command = shell::command("taskset");
+        command
+            .args(["--cpu-list", &core.to_string()])
+            .arg(program)
+            .stdout(Stdio::null());
+        configure(&mut command);
+        let process = command
+            .spawn()
+            .with_context(|| format!("cannot start {name}"))?;
+        Ok(Self {
+            name,
+            address: ([127, 0, 0, 1], port).into(),
+            process,
+        })
+    }
+
+    /// CPU time of all its threads so far.
+    pub(super) fn cpu(&self) -> Result<Duration> {
+        let pid = self
+            .process
+            .id()
+            .with_context(|| format!("{} has ended", self.name))?;
+        let mut total = Duration::ZERO;
+        for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let text = fs::read_to_string(thread?.path().join("schedstat"))?;
+            let spent = text
+                .split_whitespace()
+                .next()
+                .context("schedstat is empty")?;
+            total += Duration::from_nanos(spent.parse()?);
+        }
+        Ok(total)
+    }
+}
+
+impl Servers {
+    /// Starts all of them on `core`.
+    pub(super) async fn start(core: usize) -> Result<Self> {
+        let progress = Progress::shown();
+        packages::ensure_also(
+            &progress,
+            &[("nginx", "nginx-light"), ("haproxy", "haproxy")],
+        )
+        .await?;
+        let activator = progress
+            .step("release binary", images::build_activator())
+            .await?;
+        let folder = Layout::of_checkout()?.checkout().join("target/bench");
+        fs::create_dir_all(&folder)?;
+        let backend = backend::start(OTHER_CORE)?;
+        let nginx = nginx(&folder, backend, core)?;
+        let haproxy = haproxy(&folder, backend, core)?;
+        let (ebb, control) = ebb(&folder, &activator, backend, core).await?;
+        for proxy in [&nginx, &haproxy] {
+            accepts(proxy.address, proxy.name).await?;
+        }
+        Ok(Self {
+            proxies: [nginx, ebb, haproxy],
+            backend,
+            _control: control,
+        })
+    }
+}
+
+/// Upstream keep-alive on, logs off, and the headers that Ebb adds, too.
+fn nginx(folder: &Path, backend: SocketAddr, core: usize) -> Result<Proxy> {
+    let port = free_port()?;
+    let folder = folder.join("nginx");
+    fs::create_dir_all(&folder)?;
+    let file = folder.join("nginx.conf");
+    let text = format!(
+        "daemon off; master_process off; worker_processes 1; error_log stderr crit; pid nginx.pid;
+         events {{ worker_connections 8192; }}
+         http {{
+           access_log off; keepalive_requests 1000000000; client_max_body_size 0;
+           client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path f; uwsgi_temp_path u; scgi_temp_path s;
+           upstream backend {{ server {backend}; keepalive 256; keepalive_requests 1000000000; }}
+           server {{
+             listen 127.0.0.1:{port} backlog=4096;
+             location / {{
+               proxy_pass http://backend; proxy_http_version 1.1; proxy_request_buffering off; proxy_max_temp_file_size 0;
+               proxy_set_header Connection ''; proxy_set_header Host $http_host; proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+               proxy_set_header X-Forwarded-Proto http; proxy_set_header X-Forwarded-Host $http_host;
+             }}
+           }}
+         }}"
+    );
+    fs::write(&file, text)?;
+    Proxy::start("nginx", port, core, "nginx", |command| {
+        command.arg("-p").arg(&folder).arg("-c").arg(&file);
+    })
+}
+
+fn haproxy(folder: &Path, backend: SocketAddr, core: usize) -> Result<Proxy> {
+    let port = free_port()?;
+    let file = folder.join("haproxy.cfg");
+    let text = format!(
+        "global\n nbthread 1\n maxconn 8192\ndefaults\n mode http\n timeout client 60s\n timeout server 60s\n timeout connect 5s\n option forwardfor\n http-reuse always\n\
+         frontend in\n bind 127.0.0.1:{port} backlog 4096\n default_backend out\nbackend out\n server one {backend} pool-max-conn 512\n"
+    );
+    fs::write(&file, text)?;
+    Proxy::start("haproxy", port, core, "haproxy", |command| {
+        command.arg("-db").arg("-q").arg("-f").arg(&file);
+    })
+}
+
+async fn ebb(
+    folder: &Path,
+    activator: &Path,
+    backend: SocketAddr,
+    core: usize,
+) -> Result<(Proxy, Control)> {
+    let token = folder.join("token");
+    fs::write(&token, TOKEN)?;
+    let control: SocketAddr = ([127, 0, 0, 1], free_port()?).into();
+    // From the range of Functions, which the kernel does not hand out.
+    let port = (crds::names::FUNCTION_PORT_FIRST..crds::names::FUNCTION_PORT_LAST)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .context("no port is free")?;
+    let proxy = Proxy::start("ebb", port, core, activator, |command| {
+        command
+            .arg("--gateway-listen=127.0.0.1:0")
+            .arg(format!("--control-listen={control}"))
+            .args([
+                "--admin-listen=127.0.0.1:0",
+                "--function-listen-ip=127.0.0.1",
+                "--pod-name=bench",
+            ])
+            .arg(format!("--control-token-file={}", token.display()))
+            .stderr(Stdio::null());
+    })?;
+    accepts(control, "ebb").await?;
+    let routes = vec![control::route("bench", port)];
+    let control = Control::open(control, TOKEN, routes, backend).await?;
+    Ok((proxy, control))
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+async fn accepts(address: SocketAddr, name: &str) -> Result<()> {
+    let what = format!("{name} listens on {address}");
+    let accepts = async || Ok(tokio::net::TcpStream::connect(address).await.ok());
+    eventually(Duration::from_secs(10), &what, accepts)
+        .await
+        .map(drop)
+}
