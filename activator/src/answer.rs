@@ -83,9 +83,11 @@ impl Refusal {
         }
     }
 
-    pub(crate) fn into_response(self) -> Response<Reply> {
-        let mut body = self.text.into_owned();
-        body.push('\n');
+    /// The answer to the request of this ID.
+    pub(crate) fn into_response(self, id: &HeaderValue) -> Response<Reply> {
+        let id = String::from_utf8_lossy(id.as_bytes());
+        tracing::debug!(reason = self.reason.name(), %id, text = %self.text, "request refused");
+        let body = format!("{} (request {id})\n", self.text);
         let mut response = Response::new(Reply::text(Bytes::from(body)));
         *response.status_mut() = self.reason.status();
         let headers = response.headers_mut();

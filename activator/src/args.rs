@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use crate::origin::Network;
+
 /// Ebb's activator: a reverse proxy that holds requests while pods start.
 #[derive(Clone, Debug, clap::Parser)]
 #[command(version)]
@@ -34,6 +36,17 @@ pub struct Args {
     /// Most client connections; more are closed at once. Keep it below half of the limit of open files: a request may need two.
     #[arg(long, env = "EBB_MAX_CONNECTIONS", default_value_t = 65_536)]
     pub max_connections: usize,
+    /// Networks of clients that are proxies themselves: what they say in X-Forwarded-* and Forwarded is kept, what others say is dropped.
+    #[arg(
+        long,
+        env = "EBB_TRUSTED_PROXIES",
+        value_delimiter = ',',
+        default_value = "0.0.0.0/0,::/0"
+    )]
+    pub trusted_proxies: Vec<Network>,
+    /// Threads that serve requests, each with connections of its own. Default: one for each core that the process may use.
+    #[arg(long, env = "EBB_CORES")]
+    pub cores: Option<usize>,
     /// Seconds after SIGTERM during which new connections are still taken: so long can it take until every node's
     /// kube-proxy has heard that this pod is not ready and sends no more.
     #[arg(long, env = "EBB_DRAIN_DELAY", default_value = "3", value_parser = seconds)]

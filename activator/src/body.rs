@@ -5,6 +5,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -113,6 +114,17 @@ impl Flight {
     }
 }
 
+/// How long an answer may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Until when it must begin.
+    pub(crate) first_byte: Instant,
+    /// How long the pod may send nothing, once it has begun.
+    pub(crate) idle: Option<Duration>,
+    /// Until when it must end.
+    pub(crate) end: Instant,
+}
+
 /// An answer's body on its way to a client.
 #[derive(Debug)]
 pub(crate) enum Reply {
@@ -127,7 +139,9 @@ pub(crate) enum Reply {
 pub(crate) struct Download {
     body: Incoming,
     flight: Option<Flight>,
-    deadline: Instant,
+    limits: Limits,
+    /// When the pod sent something last; kept only while there is a bound for it.
+    heard: Instant,
     /// Made when the body does not come at once as a whole, which most do.
     timer: Option<Pin<Box<Sleep>>>,
     /// Of the client's connection; set while there is a timer.
@@ -141,13 +155,16 @@ pub(crate) enum Broken {
     Pod(hyper::Error),
     /// The request has taken too long.
     Timeout,
+    /// The pod has sent nothing for too long.
+    Idle,
 }
 
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pod(error) => write!(f, "the pod broke off its answer: {error}"),
-            Self::Timeout => f.write_str("the answer took longer than the request's timeout"),
+            Self::Timeout => f.write_str("the answer took longer than timeouts.request"),
+            Self::Idle => f.write_str("the pod sent nothing for timeouts.idle"),
         }
     }
 }
@@ -156,7 +173,7 @@ impl std::error::Error for Broken {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Pod(error) => Some(error),
-            Self::Timeout => None,
+            Self::Timeout | Self::Idle => None,
         }
     }
 }
@@ -166,17 +183,18 @@ impl Reply {
         Self::Text(Some(text))
     }
 
-    /// The `body` of a pod's answer, which must end before `deadline`; `of_connection` is the client's.
+    /// The `body` of a pod's answer; `of_connection` is the client's.
     pub(crate) fn pod(
         body: Incoming,
         flight: Flight,
-        deadline: Instant,
+        limits: Limits,
         of_connection: Deadline,
     ) -> Self {
         let mut download = Download {
             body,
             flight: Some(flight),
-            deadline,
+            limits,
+            heard: Instant::now(),
             timer: None,
             of_connection,
         };
@@ -194,20 +212,38 @@ impl Download {
             Poll::Ready(Some(Ok(_))) => self.end_if_ended(),
             Poll::Ready(Some(Err(_))) => self.end(false),
         }
-        if self.flight.is_some() && self.poll_timer(cx).is_ready() {
+        if self.limits.idle.is_some() && frame.is_ready() {
+            self.heard = Instant::now();
+        }
+        if self.flight.is_some()
+            && let Poll::Ready(broken) = self.poll_timer(cx)
+        {
             self.end(false);
-            return Poll::Ready(Some(Err(Broken::Timeout)));
+            return Poll::Ready(Some(Err(broken)));
         }
         frame.map(|frame| frame.map(|frame| frame.map_err(Broken::Pod)))
     }
 
-    /// Ready at the deadline. Until then the connection's task is woken at that time, whatever it waits for.
-    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when a limit has passed. Until the answer must end the connection's task is woken at that time, whatever it waits for.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
+        let (end, idle) = (self.limits.end, self.limits.idle);
+        let due = idle.map_or(end, |idle| end.min(self.heard + idle));
         let timer = self.timer.get_or_insert_with(|| {
-            self.of_connection.set(self.deadline);
-            Box::pin(tokio::time::sleep_until(self.deadline))
+            self.of_connection.set(end);
+            Box::pin(tokio::time::sleep_until(due))
         });
-        timer.as_mut().poll(cx)
+        while timer.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            if now >= end {
+                return Poll::Ready(Broken::Timeout);
+            }
+            if now >= due {
+                return Poll::Ready(Broken::Idle);
+            }
+            // Something was sent since the timer was set.
+            timer.as_mut().reset(due);
+        }
+        Poll::Pending
     }
 
     /// hyper does not poll a body again that says it has ended.

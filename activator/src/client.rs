@@ -2,14 +2,13 @@
 
 use std::{
     io::{self, IoSlice},
-    net::{IpAddr, Shutdown},
+    net::Shutdown,
     os::fd::AsFd as _,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use http::HeaderValue;
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
@@ -17,14 +16,13 @@ use tokio::{
     time::Instant,
 };
 
-use crate::tunnel;
+use crate::{origin::Origin, tunnel};
 
 /// What requests need of their client's connection.
 #[derive(Debug)]
 pub(crate) struct Client {
     stream: Arc<TcpStream>,
-    /// The client's address as a header value, made once a connection.
-    pub(crate) address: HeaderValue,
+    pub(crate) origin: Origin,
     pub(crate) deadline: Deadline,
 }
 
@@ -49,14 +47,12 @@ impl Deadline {
 }
 
 impl Client {
-    /// The connection of `stream` from `peer`, and the stream to serve it on.
-    pub(crate) fn new(stream: TcpStream, peer: IpAddr) -> (Self, Stream) {
+    /// The connection of `stream`, and the stream to serve it on.
+    pub(crate) fn new(stream: TcpStream, origin: Origin) -> (Self, Stream) {
         let stream = Arc::new(stream);
-        let address = HeaderValue::try_from(peer.to_canonical().to_string())
-            .unwrap_or_else(|_| HeaderValue::from_static("unknown"));
         let client = Self {
             stream: Arc::clone(&stream),
-            address,
+            origin,
             deadline: Deadline::default(),
         };
         (client, Stream(stream))

@@ -21,12 +21,9 @@ thread_local! {
     static CURRENT: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
-/// The threads. They end when this is dropped, and their connections with them.
+/// The threads.
 #[derive(Debug)]
-pub(crate) struct Cores {
-    cores: Vec<Core>,
-    stop: CancellationToken,
-}
+pub(crate) struct Cores(Vec<Core>);
 
 #[derive(Debug)]
 struct Core {
@@ -46,17 +43,13 @@ impl Drop for Place {
 }
 
 impl Cores {
-    /// Starts so many threads, at least one.
+    /// Starts so many threads, at least one. When `stop` is cancelled they end, and their connections with them.
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub(crate) fn start(count: usize) -> io::Result<Self> {
-        let stop = CancellationToken::new();
+    pub(crate) fn start(count: usize, stop: &CancellationToken) -> io::Result<Self> {
         let cores = (0..count.clamp(1, MAX_CORES)).map(|index| Core::start(index, stop.clone()));
-        Ok(Self {
-            cores: cores.collect::<io::Result<_>>()?,
-            stop,
-        })
+        Ok(Self(cores.collect::<io::Result<_>>()?))
     }
 
     /// Spawns what `task` makes on the core with the fewest connections.
@@ -65,17 +58,12 @@ impl Cores {
         F: Future<Output = ()> + Send + 'static,
     {
         let connections = |core: &&Core| core.connections.load(Ordering::Relaxed);
-        let Some(core) = self.cores.iter().min_by_key(connections) else {
+        let Some(core) = self.0.iter().min_by_key(connections) else {
             return;
         };
         core.connections.fetch_add(1, Ordering::Relaxed);
-        core.runtime.spawn(task(Place(Arc::clone(&core.connections))));
-    }
-}
-
-impl Drop for Cores {
-    fn drop(&mut self) {
-        self.stop.cancel();
+        core.runtime
+            .spawn(task(Place(Arc::clone(&core.connections))));
     }
 }
 

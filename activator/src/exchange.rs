@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     answer::{Failure, Reason, Refusal},
-    body::{Flight, Reply, Upload},
+    body::{Flight, Limits, Reply, Upload},
     client::{Client, Deadline},
     function::Function,
     headers,
@@ -34,6 +34,18 @@ pub(crate) struct Exchange<'a> {
     /// The client's wish for another protocol.
     upgrade: Option<Upgrade>,
     resends: u32,
+}
+
+impl Limits {
+    fn of(function: &Function, began: Instant) -> Self {
+        let settings = function.settings();
+        let end = began + settings.request;
+        Self {
+            first_byte: end.min(began + settings.first_byte),
+            idle: settings.idle,
+            end,
+        }
+    }
 }
 
 /// What came of sending a request to a pod.
@@ -77,7 +89,7 @@ impl<'a> Exchange<'a> {
     ) -> Result<Attempt, Failure> {
         let began = Instant::now();
         let in_flight = Raised::new(&self.metrics.in_flight);
-        let deadline = began + self.function.settings().request;
+        let limits = Limits::of(self.function, began);
         let (mut response, connection) = loop {
             let pool = &slot.payload().pool;
             // Where one kept connection has broken others probably have, too.
@@ -94,7 +106,7 @@ impl<'a> Exchange<'a> {
                 }
             };
             let kept = fresh.is_none();
-            match self.send(&mut connection, fresh, deadline).await? {
+            match self.send(&mut connection, fresh, limits.first_byte).await? {
                 Some(response) => break (response, connection),
                 None if kept => {}
                 // A new connection broke before it took anything: no better than one that is refused.
@@ -109,7 +121,7 @@ impl<'a> Exchange<'a> {
         }
         let (mut head, body) = response.into_parts();
         headers::to_client(&mut head);
-        let reply = Reply::pod(body, flight, deadline, self.deadline.clone());
+        let reply = Reply::pod(body, flight, limits, self.deadline.clone());
         Ok(Attempt::Answered(Response::from_parts(head, reply), pod))
     }
 
@@ -177,7 +189,11 @@ impl<'a> Exchange<'a> {
     }
 
     fn too_slow(&self) -> Refusal {
-        let (key, limit) = (&self.function.key, self.function.settings().request);
+        let settings = self.function.settings();
+        let (key, limit) = (
+            &self.function.key,
+            settings.first_byte.min(settings.request),
+        );
         let text = format!("a pod of {key} did not begin to answer within {limit:?}");
         Refusal::new(Reason::RequestTimeout, text)
     }

@@ -41,6 +41,10 @@ pub(crate) struct Settings {
     pub(crate) cold_start: Duration,
     /// How long a request may take from its arrival at a pod on.
     pub(crate) request: Duration,
+    /// How long a pod may take to begin its answer.
+    pub(crate) first_byte: Duration,
+    /// How long a pod may send nothing of an answer that it has begun, if that is bounded.
+    pub(crate) idle: Option<Duration>,
     /// Whether an upgraded connection counts as a request in its pod.
     pub(crate) count_upgrades: bool,
     /// Path that is asked before a pod goes, if any.
@@ -248,6 +252,8 @@ impl Settings {
         Self {
             cold_start: Duration::from_millis(route.cold_start_ms),
             request: Duration::from_millis(route.request_ms),
+            first_byte: Duration::from_millis(route.first_byte_ms.unwrap_or(route.request_ms)),
+            idle: route.idle_ms.map(Duration::from_millis),
             count_upgrades: route.count_upgrades,
             keep_alive_probe: route.keep_alive_probe.clone(),
             problems: revisions.filter_map(problem).collect(),

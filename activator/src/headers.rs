@@ -4,13 +4,14 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, request, uri::PathAndQuery,
 };
 
-use crate::answer::{Reason, Refusal};
+use crate::{
+    answer::{Reason, Refusal},
+    identity,
+    origin::Origin,
+};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Turns a client's request head into the one that a pod gets.
 ///
@@ -18,7 +19,7 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 /// If the request is of a kind that cannot be forwarded.
 pub(crate) fn to_pod(
     head: &mut request::Parts,
-    client: &HeaderValue,
+    origin: &Origin,
     default_host: impl FnOnce() -> String,
 ) -> Result<(), Refusal> {
     if head.method == Method::CONNECT {
@@ -39,7 +40,8 @@ pub(crate) fn to_pod(
         let value = HeaderValue::from_static("chunked");
         head.headers.insert(header::TRANSFER_ENCODING, value);
     }
-    add_forwarded(&mut head.headers, client);
+    origin.add_to(&mut head.headers);
+    identity::trace(&mut head.headers);
     head.version = Version::HTTP_11;
     Ok(())
 }
@@ -126,35 +128,6 @@ fn accepts_trailers(headers: &HeaderMap) -> bool {
     values.any(|value| value.as_bytes().split(|b| *b == b',').any(is_trailers))
 }
 
-fn add_forwarded(headers: &mut HeaderMap, client: &HeaderValue) {
-    let forwarded_for = match headers.get(FORWARDED_FOR) {
-        None => client.clone(),
-        Some(_) => appended(headers.get_all(FORWARDED_FOR), client),
-    };
-    headers.insert(FORWARDED_FOR, forwarded_for);
-    // A proxy before this one knows better what the client spoke and whom it asked for.
-    if !headers.contains_key(FORWARDED_PROTO) {
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
-    }
-    if !headers.contains_key(FORWARDED_HOST)
-        && let Some(host) = headers.get(header::HOST).cloned()
-    {
-        headers.insert(FORWARDED_HOST, host);
-    }
-}
-
-/// All of `values` and then `last`, as one list.
-fn appended(values: http::header::GetAll<'_, HeaderValue>, last: &HeaderValue) -> HeaderValue {
-    let mut list = Vec::new();
-    for value in values {
-        list.extend_from_slice(value.as_bytes());
-        list.extend_from_slice(b", ");
-    }
-    list.extend_from_slice(last.as_bytes());
-    // Parts of valid values, joined by valid bytes, are valid.
-    HeaderValue::from_bytes(&list).unwrap_or_else(|_| last.clone())
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)] // a failed step is a failed test
 mod tests {
@@ -164,8 +137,8 @@ mod tests {
 
     fn forwarded(request: http::request::Builder) -> Result<request::Parts, Refusal> {
         let (mut head, ()) = request.body(()).unwrap().into_parts();
-        let client = HeaderValue::from_static("10.0.0.9");
-        to_pod(&mut head, &client, || "hello.shop".to_owned()).map(|()| head)
+        let origin = Origin::new([10, 0, 0, 9].into(), true);
+        to_pod(&mut head, &origin, || "hello.shop".to_owned()).map(|()| head)
     }
 
     #[test]
@@ -188,12 +161,14 @@ mod tests {
         let mut left: Vec<_> = head
             .headers
             .iter()
+            .filter(|(name, _)| *name != "traceparent")
             .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
             .collect();
         left.sort();
         assert_eq!(
             left,
             [
+                "forwarded: for=10.0.0.9;host=\"hello.shop:80\";proto=http",
                 "host: hello.shop:80",
                 "te: trailers",
                 "trailer: x-sum",

@@ -10,14 +10,17 @@ mod args;
 mod body;
 mod client;
 mod control;
+mod cores;
 mod exchange;
 mod follow;
 mod function;
 mod functions;
 mod headers;
 mod hold;
+mod identity;
 mod metrics;
 mod operators;
+mod origin;
 mod pod;
 mod pool;
 mod ports;
@@ -40,13 +43,15 @@ use runtime::{
     telemetry,
 };
 use tokio::net::TcpListener;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
-pub use crate::args::Args;
-use crate::stats::Surges;
+pub use crate::{args::Args, origin::Network};
 use crate::{
-    control::Control, follow::Follower, functions::Functions, metrics::Metrics,
-    operators::Operators, ports::Ports, proxy::Entry, proxy::Proxy, serve::Server,
+    control::Control, cores::Cores, follow::Follower, functions::Functions, metrics::Metrics,
+    operators::Operators, ports::Ports, proxy::Entry, proxy::Proxy, serve::Server, stats::Surges,
 };
 
 /// Runs the activator until a signal asks it to end, and then until its requests have ended.
@@ -76,6 +81,8 @@ pub struct Activator {
     /// What serves requests indirectly, and therefore ends last: control streams, reports, the admin endpoint.
     background: TaskTracker,
     stop_background: CancellationToken,
+    /// The threads that serve requests live as long as this.
+    _cores: DropGuard,
 }
 
 impl Activator {
@@ -105,7 +112,10 @@ impl Activator {
             Arc::clone(&surges),
         ));
         let proxy = Arc::new(Proxy::new(Arc::clone(&functions), Arc::clone(&metrics)));
-        let server = Server::new(proxy, Arc::clone(&metrics), args.max_connections);
+        let stop_cores = CancellationToken::new();
+        let cores = Cores::start(args.cores.unwrap_or_else(all_cores), &stop_cores)
+            .context("cannot start the threads that serve requests")?;
+        let server = Server::new(proxy, Arc::clone(&metrics), cores, &args);
         let server = Arc::new(server);
         let stop_background = CancellationToken::new();
         let ports = Ports::new(
@@ -146,6 +156,7 @@ impl Activator {
             server,
             background,
             stop_background,
+            _cores: stop_cores.drop_guard(),
         })
     }
 
@@ -168,6 +179,11 @@ impl Activator {
         self.background.close();
         self.background.wait().await;
     }
+}
+
+/// As many as this process may use, by its affinity and its cgroup.
+fn all_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn bind(name: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -2,7 +2,8 @@
 
 use clap::Parser as _;
 
-#[tokio::main]
+// Requests have threads of their own; this one has everything else.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     activator::run(activator::Args::parse()).await
 }

@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::{body::Upload, metrics::Metrics};
+use crate::{body::Upload, cores::PerCore, metrics::Metrics};
 
 /// The sending side of a connection to a pod.
 pub(crate) type Sender = http1::SendRequest<Upload>;
@@ -40,10 +40,20 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Pool {
     address: SocketAddr,
-    /// `None` once the pod is gone.
-    idle: Mutex<Option<Vec<Idle>>>,
+    /// A connection lives on the thread that opened it. `None` once the pod is gone.
+    idle: PerCore<Mutex<Kept>>,
     fresh: Arc<Semaphore>,
     metrics: Arc<Metrics>,
+}
+
+/// Unused connections; `None` when no more are kept.
+#[derive(Debug)]
+struct Kept(Option<Vec<Idle>>);
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self(Some(Vec::new()))
+    }
 }
 
 /// A connection that was opened just now holds this until the pod is known, or can be assumed, to have accepted it.
@@ -75,7 +85,7 @@ impl Pool {
     pub(crate) fn new(address: SocketAddr, metrics: Arc<Metrics>) -> Self {
         Self {
             address,
-            idle: Mutex::new(Some(Vec::new())),
+            idle: PerCore::default(),
             fresh: Arc::new(Semaphore::new(MAX_FRESH)),
             metrics,
         }
@@ -85,18 +95,10 @@ impl Pool {
         self.address
     }
 
-    /// An unused connection that can take a request now.
+    /// An unused connection that can take a request now: one of this thread, or one that a probe has opened.
     pub(crate) fn take(&self) -> Option<Sender> {
-        let mut idle = self.idle.lock();
-        let idle = idle.as_mut()?;
-        while idle.last().is_some_and(Idle::is_spent) {
-            idle.pop();
-        }
-        // One that came back a moment ago may not be ready yet: its task has still to see that the answer has ended.
-        let index = idle
-            .iter()
-            .rposition(|i| i.sender.is_ready() && !i.is_spent())?;
-        Some(idle.remove(index).sender)
+        let own = self.idle.own().lock().take();
+        own.or_else(|| self.idle.other().lock().take())
     }
 
     /// Keeps a connection for the next request.
@@ -104,8 +106,8 @@ impl Pool {
         if sender.is_closed() {
             return;
         }
-        let mut idle = self.idle.lock();
-        if let Some(idle) = idle.as_mut()
+        let mut kept = self.idle.own().lock();
+        if let Some(idle) = kept.0.as_mut()
             && idle.len() < MAX_IDLE
         {
             let since = Instant::now();
@@ -151,15 +153,33 @@ impl Pool {
 
     /// Closes connections that were not used for too long. To be called every second or so.
     pub(crate) fn sweep(&self) {
-        if let Some(idle) = self.idle.lock().as_mut() {
-            idle.retain(|idle| !idle.is_spent());
+        for kept in self.idle.iter() {
+            if let Some(idle) = kept.lock().0.as_mut() {
+                idle.retain(|idle| !idle.is_spent());
+            }
         }
     }
 
     /// Closes all unused connections, and each other one when its request has ended.
     pub(crate) fn close(&self) {
-        let closed = self.idle.lock().take();
-        drop(closed);
+        for kept in self.idle.iter() {
+            let closed = kept.lock().0.take();
+            drop(closed);
+        }
+    }
+}
+
+impl Kept {
+    fn take(&mut self) -> Option<Sender> {
+        let idle = self.0.as_mut()?;
+        while idle.last().is_some_and(Idle::is_spent) {
+            idle.pop();
+        }
+        // One that came back a moment ago may not be ready yet: its task has still to see that the answer has ended.
+        let index = idle
+            .iter()
+            .rposition(|i| i.sender.is_ready() && !i.is_spent())?;
+        Some(idle.remove(index).sender)
     }
 }
 

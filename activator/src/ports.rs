@@ -113,9 +113,8 @@ async fn listen(
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(MAX_PAUSE);
     };
-    let function_key = key.clone();
     tell(ToOperator::Bound {
-        function: function_key,
+        function: key.clone(),
         port,
     });
     serve::accept(listener, Entry::Function(function), server).await;

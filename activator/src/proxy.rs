@@ -19,6 +19,7 @@ use crate::{
     functions::Functions,
     headers,
     hold::Hold,
+    identity::{self, REQUEST_ID},
     metrics::Metrics,
     pod::Pod,
     timing,
@@ -68,8 +69,9 @@ impl Proxy {
         &self,
         client: &Client,
         entry: &Entry,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
     ) -> Result<Response<Reply>, Gone> {
+        let id = identity::request_id(request.headers_mut());
         let unanswered = Unanswered(&self.metrics);
         let answered = match self.route(entry, &request) {
             Ok(function) => self.carry(client, &function, request).await,
@@ -82,12 +84,15 @@ impl Proxy {
             }
             Err(Failure::Refused(refusal)) => {
                 self.metrics.refused(refusal.reason);
-                refusal.into_response()
+                refusal.into_response(&id)
             }
             Err(Failure::Gone) => return Err(Gone),
         };
         // It has an answer, so dropping this is not to count it as gone.
         std::mem::forget(unanswered);
+        if !response.headers().contains_key(REQUEST_ID) {
+            response.headers_mut().insert(REQUEST_ID, id);
+        }
         if self.leaving.load(Ordering::Relaxed) && !tunnel::is_switch(&response) {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
@@ -119,7 +124,7 @@ impl Proxy {
         let body_unread = !request.body().is_end_stream();
         let (mut head, body) = request.into_parts();
         let default_host = || format!("{}.{}", function.key.name, function.key.namespace);
-        headers::to_pod(&mut head, &client.address, default_host)?;
+        headers::to_pod(&mut head, &client.origin, default_host)?;
         if let Some(upgrade) = &upgrade {
             upgrade.ask(&mut head.headers);
             client.keep_alive();

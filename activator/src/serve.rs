@@ -1,19 +1,30 @@
 //! Listening and serving client connections.
 
-use std::{future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use http::Request;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    args::Args,
     client::Client,
+    cores::Cores,
     metrics::{Metrics, Raised},
+    origin::{Network, Origin},
     proxy::{Entry, Proxy},
 };
 
@@ -32,6 +43,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Server {
     pub(crate) proxy: Arc<Proxy>,
     metrics: Arc<Metrics>,
+    cores: Cores,
     /// The tasks that accept connections.
     pub(crate) listeners: TaskTracker,
     /// The tasks that serve them, and those they have become.
@@ -41,29 +53,54 @@ pub(crate) struct Server {
     /// All connections end now.
     pub(crate) force: CancellationToken,
     places: Arc<Semaphore>,
+    /// Clients that are proxies themselves.
+    trusted: Vec<Network>,
 }
 
 impl Server {
-    pub(crate) fn new(proxy: Arc<Proxy>, metrics: Arc<Metrics>, max_connections: usize) -> Self {
+    pub(crate) fn new(proxy: Arc<Proxy>, metrics: Arc<Metrics>, cores: Cores, args: &Args) -> Self {
         Self {
             // A connection that changes its protocol ends as HTTP and goes on as a tunnel.
             connections: proxy.tunnels.tasks.clone(),
             force: proxy.tunnels.force.clone(),
             proxy,
             metrics,
+            cores,
             listeners: TaskTracker::new(),
             stop: CancellationToken::new(),
-            places: Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS))),
+            places: Arc::new(Semaphore::new(
+                args.max_connections.min(Semaphore::MAX_PERMITS),
+            )),
+            trusted: args.trusted_proxies.clone(),
         }
     }
 
+    fn origin(&self, client: IpAddr) -> Origin {
+        let trusted = self.trusted.iter().any(|network| network.contains(client));
+        Origin::new(client, trusted)
+    }
+
+    /// Hands a connection to a core.
     fn serve(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, entry: &Entry) {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             self.metrics.connections_refused.inc();
             return;
         };
-        let connection = connection(Arc::clone(self), stream, peer, entry.clone(), place);
-        self.connections.spawn(connection);
+        // Out of this thread's reactor; the core puts it into its own.
+        let stream = match stream.into_std() {
+            Ok(stream) => stream,
+            Err(error) => return tracing::debug!(%error, "client connection ended"),
+        };
+        let (server, entry) = (Arc::clone(self), entry.clone());
+        self.cores.spawn(|core| {
+            let serving = async move {
+                let _places = (place, core);
+                if let Err(error) = connection(server, stream, peer, entry).await {
+                    tracing::debug!(%error, "client connection ended");
+                }
+            };
+            self.connections.track_future(serving)
+        });
     }
 }
 
@@ -78,11 +115,13 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     };
     // Connections of a former listener on this port, still closing, are no obstacle.
     socket.set_reuseaddr(true)?;
+    // The connections that are accepted inherit it.
+    socket.set_nodelay(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// Serves the connections that `listener` accepts; runs until dropped or the server stops.
+/// Has the cores serve the connections that `listener` accepts; runs until dropped or the server stops.
 pub(crate) async fn accept(listener: TcpListener, entry: Entry, server: Arc<Server>) {
     let accepting = async {
         loop {
@@ -101,17 +140,14 @@ pub(crate) async fn accept(listener: TcpListener, entry: Entry, server: Arc<Serv
 /// Serves one connection until it ends.
 async fn connection(
     server: Arc<Server>,
-    stream: TcpStream,
+    stream: std::net::TcpStream,
     peer: SocketAddr,
     entry: Entry,
-    place: OwnedSemaphorePermit,
-) {
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let _open = Raised::new(&server.metrics.connections);
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "client connection ended");
-        return;
-    }
-    let (client, stream) = Client::new(stream, peer.ip());
+    // Here, so that it is this core's.
+    let stream = TcpStream::from_std(stream)?;
+    let (client, stream) = Client::new(stream, server.origin(peer.ip()));
     let deadline = client.deadline.clone();
     let shared = Arc::new((client, entry, Arc::clone(&server.proxy)));
     let service = service_fn(move |request: Request<Incoming>| {
@@ -132,7 +168,7 @@ async fn connection(
     let mut stopped = pin!(stop.cancelled());
     let mut forced = pin!(server.force.cancelled());
     let mut stopping = false;
-    let ended = poll_fn(|cx| {
+    poll_fn(|cx| {
         if !stopping && stopped.as_mut().poll(cx).is_ready() {
             stopping = true;
             connection.as_mut().graceful_shutdown();
@@ -143,9 +179,6 @@ async fn connection(
         }
         connection.as_mut().poll(cx)
     })
-    .await;
-    if let Err(error) = ended {
-        tracing::debug!(%error, "client connection ended");
-    }
-    drop(place);
+    .await?;
+    Ok(())
 }

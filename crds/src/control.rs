@@ -59,6 +59,12 @@ pub struct Route {
     pub cold_start_ms: u64,
     /// How long a request may take from its arrival at a pod to its last byte, in milliseconds.
     pub request_ms: u64,
+    /// How long a pod may take to begin its answer, in milliseconds; `None`: as long as the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_byte_ms: Option<u64>,
+    /// How long a pod may send nothing of an answer that it has begun, in milliseconds; `None`: as long as the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_ms: Option<u64>,
     /// Whether an upgraded connection, such as a WebSocket, counts as a request in its pod until it ends.
     #[serde(default = "yes")]
     pub count_upgrades: bool,

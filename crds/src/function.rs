@@ -115,6 +115,20 @@ pub struct Timeouts {
     #[schemars(schema_with = "schema::duration")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')").message("timeouts.request is between 1s and 24h"))]
     pub request: Duration,
+
+    /// How long the pod may take until its answer begins, from when it has the request; after that the request is answered 504. Default: as
+    /// long as the request. At least 1s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::duration")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')").message("timeouts.firstByte is between 1s and 24h"))]
+    pub first_byte: Option<Duration>,
+
+    /// How long the pod may send nothing once its answer has begun; after that the answer is cut off. Server-sent events and other
+    /// long streams need a heartbeat within this time. Default: as long as the request. At least 1s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::duration")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')").message("timeouts.idle is between 1s and 24h"))]
+    pub idle: Option<Duration>,
 }
 
 /// What became of a Function.
@@ -172,6 +186,8 @@ impl Default for Timeouts {
         Self {
             cold_start: default_cold_start(),
             request: default_request(),
+            first_byte: None,
+            idle: None,
         }
     }
 }

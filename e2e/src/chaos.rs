@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
+use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
@@ -281,12 +282,25 @@ async fn control_plane(scene: &Scene, component: &str, away: Duration) -> Result
         Ok(scene.kubectl(&["get", "--raw", "/readyz"]).await.ok())
     })
     .await?;
-    let took = eventually(SOON * 2, "a Function starts from zero again", async || {
-        Ok(cold_start(scene).await.ok())
-    })
-    .await?;
     println!(
-        "  first cold start {:?} after its return took {took:?}",
+        "  the API server answers {:?} after its return",
+        back.elapsed()
+    );
+    let request = async {
+        eventually(SOON * 2, "a Function starts from zero again", async || {
+            Ok(cold_start(scene).await.ok())
+        })
+        .await
+    };
+    let raised = eventually(SOON * 2, "Ebb has raised the count", async || {
+        let deployments = scene.deployments("cold").await?;
+        let raised = |d: &Deployment| d.spec.as_ref().and_then(|s| s.replicas) > Some(0);
+        Ok(deployments.iter().any(raised).then(|| back.elapsed()))
+    });
+    let (took, raised) = tokio::join!(request, raised);
+    let (took, raised) = (took?, raised?);
+    println!(
+        "  Ebb has written the count of a first request {raised:?} after its return, the pod has answered after {:?} (a cold start of {took:?})",
         back.elapsed()
     );
     load.end().await.all_ok()?;

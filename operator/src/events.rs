@@ -13,8 +13,8 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::{
-    calm::Calm,
     observe::Index,
+    pace::Pace,
     scaler::unit::{Write, contest::Change},
     shape::problem::Problem,
 };
@@ -161,19 +161,19 @@ impl Events {
     }
 }
 
-/// Writes events until the senders are gone. They wait for starts from zero, as statuses do.
+/// Writes events at their pace until the senders are gone.
 pub async fn run(
     client: Client,
     instance: String,
     index: Arc<Index>,
-    calm: Arc<Calm>,
+    pace: Pace,
     mut inbox: mpsc::Receiver<(FunctionKey, Event)>,
 ) {
     while let Some((key, event)) = inbox.recv().await {
         let Some(function) = index.entry(&key).function else {
             continue;
         };
-        calm.wait().await;
+        pace.wait().await;
         let uid = function.metadata.uid.clone();
         let api: Api<v1::Event> = Api::namespaced(client.clone(), &key.namespace);
         if let Err(error) = api

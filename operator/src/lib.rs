@@ -9,12 +9,12 @@
 //! raise a count from zero when the leader has not done so within a second.
 
 pub mod args;
-pub mod calm;
 pub mod events;
 pub mod fleet;
 pub mod generate;
 pub mod metrics;
 pub mod observe;
+pub mod pace;
 pub mod queue;
 pub mod scaler;
 pub mod shape;
@@ -40,12 +40,12 @@ use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
     task::JoinSet,
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::Run,
-    calm::Calm,
     events::Events,
     fleet::{Fleet, discover},
     metrics::Metrics,
@@ -54,6 +54,7 @@ use crate::{
         kinds::{Change, Indexed},
         watch::Changed,
     },
+    pace::Pace,
     queue::Queue,
     scaler::write::Writer,
     shape::{apply::Applier, ports::Ports, reconcile},
@@ -136,7 +137,6 @@ impl Changed for Hub {
 
 struct Parts {
     client: Client,
-    calm: Arc<Calm>,
     scaler: scaler::Parts,
     inbox: Option<mpsc::Receiver<scaler::Message>>,
     outbox: mpsc::Sender<scaler::Message>,
@@ -152,13 +152,12 @@ impl Parts {
     ) -> Self {
         let (outbox, inbox) = mpsc::channel(scaler::INBOX);
         let (events, event_inbox) = Events::new();
-        let calm = Arc::new(Calm::default());
         let scaler = scaler::Parts {
             index: Arc::new(Index::default()),
             fleet: Arc::new(Fleet::default()),
             changed: Arc::new(Queue::default()),
             shape: Arc::new(Queue::default()),
-            writer: Writer::new(client.clone(), lead.clone(), calm.clone()),
+            writer: Writer::new(client.clone(), lead.clone()),
             lead,
             events,
             metrics,
@@ -168,7 +167,6 @@ impl Parts {
         };
         Self {
             client,
-            calm,
             scaler,
             inbox: Some(inbox),
             outbox,
@@ -226,7 +224,7 @@ impl Parts {
                 self.client.clone(),
                 args.pod_name.clone(),
                 self.scaler.index.clone(),
-                self.calm.clone(),
+                Pace::new(Instant::now()),
                 inbox,
             ));
         }
@@ -241,7 +239,7 @@ impl Parts {
             events: self.scaler.events.clone(),
             metrics: self.scaler.metrics.clone(),
             cluster_domain: args.cluster_domain.clone(),
-            calm: self.calm.clone(),
+            pace: Pace::new(Instant::now()),
             scaling: self.scaler.scaling.clone(),
             contests: self.scaler.contests.clone(),
             failures: parking_lot::Mutex::default(),

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use crds::control::PodState;
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::Full;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -14,21 +13,8 @@ use tokio::{
 use crate::support::{
     backend::Backend,
     client::{self, Raw},
-    world::World,
+    world::{World, serving, serving_at},
 };
-
-/// A world with one serving pod.
-async fn serving() -> (World, Backend) {
-    let world = World::new().await;
-    let backend = Backend::start("a");
-    (serving_at(world, backend.address).await, backend)
-}
-
-async fn serving_at(mut world: World, address: std::net::SocketAddr) -> World {
-    let pods = world.pods().pod("a", address, PodState::Serving);
-    world.tell(pods).await;
-    world
-}
 
 #[tokio::test]
 async fn one_connection_to_the_pod_serves_request_after_request() {
@@ -137,25 +123,6 @@ async fn answers_without_a_body_and_with_trailers_pass() {
 }
 
 #[tokio::test]
-async fn pods_see_the_host_and_where_the_request_comes_from() {
-    let (world, backend) = serving().await;
-    let mut request = client::request("/a/b?c=d");
-    let headers = request.headers_mut();
-    headers.insert("x-forwarded-for", "9.9.9.9".parse().unwrap());
-    headers.insert("connection", "x-private".parse().unwrap());
-    headers.insert("x-private", "1".parse().unwrap());
-    client::send(world.address, request).await;
-    let seen = backend.seen().pop().unwrap();
-    assert_eq!(seen.method, http::Method::GET);
-    assert_eq!(seen.uri, "/a/b?c=d");
-    assert_eq!(seen.headers["host"], "hello.shop");
-    assert_eq!(seen.headers["x-forwarded-for"], "9.9.9.9, 127.0.0.1");
-    assert_eq!(seen.headers["x-forwarded-host"], "hello.shop");
-    assert_eq!(seen.headers["x-forwarded-proto"], "http");
-    assert!(!seen.headers.contains_key("x-private"));
-}
-
-#[tokio::test]
 async fn a_client_that_expects_to_be_asked_for_its_body_is_asked_when_there_is_a_pod() {
     let world = World::new().await;
     let mut raw = Raw::connect(world.address).await;
@@ -186,46 +153,6 @@ async fn an_old_client_is_served() {
     raw.read_to("begin ").await;
     _backend.open();
     assert_eq!(raw.read_all().await, "end");
-}
-
-#[tokio::test]
-async fn a_pod_that_takes_too_long_is_cut_off() {
-    let world = World::with(&[], |route| route.request_ms = 200).await;
-    let backend = Backend::start("a");
-    let world = serving_at(world, backend.address).await;
-    let late = client::get(world.address, "/late").await;
-    assert_eq!(late.status, StatusCode::GATEWAY_TIMEOUT);
-    assert_eq!(late.header("x-ebb-reason"), "request-timeout");
-    let mut connection = client::connect(world.address).await;
-    let response = connection
-        .send_request(client::request("/gate"))
-        .await
-        .unwrap();
-    assert_eq!(response.status(), StatusCode::OK);
-    assert!(response.into_body().collect().await.is_err());
-    world
-        .metric_is("ebb_activator_requests_in_flight", 0.0)
-        .await;
-}
-
-#[tokio::test]
-async fn a_client_that_does_not_read_its_answer_does_not_keep_the_pod() {
-    let world = World::with(&[], |route| route.request_ms = 500).await;
-    let backend = Backend::start("a");
-    let world = serving_at(world, backend.address).await;
-    let mut raw = Raw::connect(world.address).await;
-    raw.write("GET /flood HTTP/1.1\r\nHost: hello.shop\r\n\r\n")
-        .await;
-    raw.read_to("\r\n\r\n").await;
-    world
-        .metric_is("ebb_activator_requests_in_flight", 1.0)
-        .await;
-    world
-        .metric_is("ebb_activator_requests_in_flight", 0.0)
-        .await;
-    world
-        .metric_is("ebb_activator_client_connections", 0.0)
-        .await;
 }
 
 #[tokio::test]

@@ -218,8 +218,8 @@ async fn at_the_deadline_the_answer_says_what_keeps_the_pod() {
     assert_eq!(answer.status, StatusCode::GATEWAY_TIMEOUT);
     assert_eq!(answer.header("x-ebb-reason"), "no-pod");
     assert_eq!(
-        answer.text(),
-        "no pod of shop/hello (revision hello-1) was ready in 0.3 s: FailedScheduling: 0/3 nodes are available\n"
+        answer.sentence(),
+        "no pod of shop/hello (revision hello-1) was ready in 0.3 s: FailedScheduling: 0/3 nodes are available"
     );
 }
 
@@ -240,7 +240,9 @@ async fn a_problem_that_waiting_does_not_cure_is_answered_early() {
     assert_eq!(answer.status, StatusCode::GATEWAY_TIMEOUT);
     assert_eq!(answer.header("x-ebb-reason"), "pod-problem");
     assert!(
-        answer.text().ends_with("ImagePullBackOff: no such image\n"),
+        answer
+            .sentence()
+            .ends_with("ImagePullBackOff: no such image"),
         "{answer:?}"
     );
     let took = began.elapsed().as_secs_f64();

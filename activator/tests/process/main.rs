@@ -4,7 +4,9 @@
 mod control;
 mod drain;
 mod forward;
+mod headers;
 mod hold;
 mod shutdown;
 mod support;
+mod timeouts;
 mod upgrade;

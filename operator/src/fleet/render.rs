@@ -38,6 +38,8 @@ pub fn state(
         weights: weights.into_iter().collect(),
         cold_start_ms: ms(function.spec.timeouts.cold_start),
         request_ms: ms(function.spec.timeouts.request),
+        first_byte_ms: function.spec.timeouts.first_byte.map(ms),
+        idle_ms: function.spec.timeouts.idle.map(ms),
         count_upgrades: scale.count_upgrades.unwrap_or(true),
         keep_alive_probe: scale.keep_alive_probe,
     };

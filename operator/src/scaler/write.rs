@@ -15,10 +15,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{
-    calm::Calm,
-    scaler::unit::{Write, counts::Failed},
-};
+use crate::scaler::unit::{Write, counts::Failed};
 
 /// Writes under way at once. The API server answers one in some 2 ms, so this is thousands a second; more would only open more connections.
 const CONCURRENT: usize = 16;
@@ -36,18 +33,16 @@ pub struct Writer {
     lead: watch::Receiver<Leadership>,
     places: Arc<Semaphore>,
     others: Arc<Semaphore>,
-    calm: Arc<Calm>,
 }
 
 impl Writer {
-    /// A writer over this client; `lead` says whether this replica leads, `calm` is told of starts from zero.
-    pub fn new(client: Client, lead: watch::Receiver<Leadership>, calm: Arc<Calm>) -> Self {
+    /// A writer over this client; `lead` says whether this replica leads.
+    pub fn new(client: Client, lead: watch::Receiver<Leadership>) -> Self {
         Self {
             client,
             lead,
             places: Arc::new(Semaphore::new(CONCURRENT)),
             others: Arc::new(Semaphore::new(CONCURRENT_OTHERS)),
-            calm,
         }
     }
 
@@ -56,7 +51,6 @@ impl Writer {
     /// # Errors
     /// Why it was not written. What a person should know of it is logged here; the caller only decides again.
     pub async fn write(&self, key: &FunctionKey, write: &Write) -> Result<String, Failed> {
-        let _urgent = write.woken.map(|_| self.calm.urgent());
         // The semaphores are never closed.
         let _other = match write.woken {
             None => Some(self.others.acquire().await.map_err(|_| Failed::Error)?),

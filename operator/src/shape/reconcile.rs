@@ -18,11 +18,11 @@ use serde_json::json;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    calm::Calm,
     events::{Event, Events},
     fleet::Fleet,
     metrics::Metrics,
     observe::{Entry, Index, ObservedPod, SETTLE, SETTLE_CRASHED},
+    pace::Pace,
     queue::Queue,
     scaler::{Contests, policy::Scaling},
     shape::{
@@ -67,8 +67,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// DNS domain of the cluster.
     pub cluster_domain: String,
-    /// Starts from zero go first.
-    pub calm: Arc<Calm>,
+    /// How often a status is written that only tells how things stand.
+    pub pace: Pace,
     /// The cluster's defaults and limits.
     pub scaling: Arc<Scaling>,
     /// Functions whose count somebody else changes.
@@ -83,7 +83,6 @@ pub async fn work(ctx: Arc<Context>) {
         let key = ctx.queue.next().await;
         let leads = ctx.lead.borrow().epoch(Instant::now()).is_some();
         if leads {
-            ctx.calm.wait().await;
             let started = Instant::now();
             let result = reconcile(&ctx, &key).await;
             ctx.metrics.reconciled(result.is_ok(), started.elapsed());
@@ -289,6 +288,13 @@ async fn write_status(
     if function.status.as_ref() == Some(&wanted) {
         return Ok(());
     }
+    if !says_who_serves(function.status.as_ref(), &wanted)
+        && let Err(wait) = ctx.pace.take(Instant::now())
+    {
+        // By then it may say something newer.
+        ctx.queue.add_after(key, wait.max(RETRY_FIRST));
+        return Ok(());
+    }
     let api: Api<Function> = Api::namespaced(ctx.client.clone(), &key.namespace);
     let version = function.metadata.resource_version.clone();
     // With the version that it was decided on: a status must not speak of a Function that has changed meanwhile.
@@ -307,6 +313,15 @@ async fn write_status(
     }
     tell(ctx, key, problem, function.status.as_ref(), &wanted);
     Ok(())
+}
+
+/// Whether a status answers somebody who has changed the Function, or moves its requests to another revision. The others can wait.
+fn says_who_serves(before: Option<&FunctionStatus>, after: &FunctionStatus) -> bool {
+    before.is_none_or(|before| {
+        before.observed_generation != after.observed_generation
+            || before.serving_revision != after.serving_revision
+            || before.latest_revision != after.latest_revision
+    })
 }
 
 fn tell(

@@ -34,7 +34,7 @@ type Reply = Response<Either<Full<Bytes>, channel::Channel<Bytes>>>;
 
 /// A running pod. It answers
 /// `/hello` with its name, `/echo` with the request's body, `/gate` with a body whose end waits for [`open`](Self::open),
-/// `/late` not at all before that, `/flood` without end, `/none` with 204, `/same` with 304, and `/trailers` with trailers.
+/// `/drip` in seven pieces, a tenth of a second apart, `/late` not at all before that, `/flood` without end, `/none` with 204, `/same` with 304, and `/trailers` with trailers.
 pub(crate) struct Backend {
     pub(crate) address: SocketAddr,
     shared: Arc<Shared>,
@@ -159,6 +159,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Reply
             whole(200, Bytes::from_static(b"late"))
         }
         "/gate" => gated(shared),
+        "/drip" => drip(),
         "/flood" => flood(),
         "/trailers" => trailing(),
         _ => whole(200, Bytes::from(shared.name)),
@@ -177,6 +178,18 @@ fn gated(shared: Arc<Shared>) -> Reply {
         out.send_data(Bytes::from_static(b"begin ")).await.unwrap();
         shared.gate.notified().await;
         let _ = out.send_data(Bytes::from_static(b"end")).await;
+    });
+    Response::new(Either::Right(body))
+}
+
+fn drip() -> Reply {
+    let (mut out, body) = channel::Channel::new(1);
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(std::time::Duration::from_millis(100));
+        for _ in 0..7 {
+            ticks.tick().await;
+            out.send_data(Bytes::from_static(b"drip")).await.unwrap();
+        }
     });
     Response::new(Either::Right(body))
 }

@@ -27,6 +27,12 @@ impl Answer {
         std::str::from_utf8(&self.body).unwrap()
     }
 
+    /// The sentence of one of the activator's own answers, without the request's ID.
+    pub(crate) fn sentence(&self) -> &str {
+        let (sentence, _) = self.text().rsplit_once(" (request ").unwrap();
+        sentence
+    }
+
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers
             .get(name)

@@ -24,6 +24,8 @@ pub(crate) fn route(function: &FunctionKey, port: u16) -> Route {
         }],
         cold_start_ms: 30_000,
         request_ms: 30_000,
+        first_byte_ms: None,
+        idle_ms: None,
         count_upgrades: true,
         keep_alive_probe: None,
     }

@@ -9,11 +9,12 @@ use std::{
 use activator::{Activator, Args};
 use clap::Parser as _;
 use crds::{
-    control::{Route, ToActivator},
+    control::{PodState, Route, ToActivator},
     names::{FUNCTION_PORT_FIRST, FunctionKey},
 };
 
 use super::{
+    backend::Backend,
     client,
     operator::{Operator, TOKEN, bound},
     told::{self, Pods},
@@ -133,3 +134,16 @@ impl World {
 
 /// The time after which nothing more is expected to happen. Only for showing that something does not.
 pub(crate) const A_WHILE: Duration = Duration::from_millis(200);
+
+/// A world with one serving pod.
+pub(crate) async fn serving() -> (World, Backend) {
+    let world = World::new().await;
+    let backend = Backend::start("a");
+    (serving_at(world, backend.address).await, backend)
+}
+
+pub(crate) async fn serving_at(mut world: World, address: SocketAddr) -> World {
+    let pods = world.pods().pod("a", address, PodState::Serving);
+    world.tell(pods).await;
+    world
+}

@@ -87,6 +87,8 @@ pub(super) fn route(name: &str, port: u16) -> Route {
         }],
         cold_start_ms: 60_000,
         request_ms: 300_000,
+        first_byte_ms: None,
+        idle_ms: None,
         count_upgrades: true,
         keep_alive_probe: None,
     }

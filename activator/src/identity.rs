@@ -1,0 +1,94 @@
+//! What tells a request from others on its way through many processes: its request ID and its trace.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// Header of a request's ID, kept if the client has one, and in every answer.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// W3C Trace Context: version, trace, parent and flags.
+const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Longest ID that is kept; a longer one would only fill logs.
+const LONGEST: usize = 128;
+
+/// The request's ID: the client's, or a new one, which the pod then gets, too.
+pub(crate) fn request_id(headers: &mut HeaderMap) -> HeaderValue {
+    let kept = headers.get(REQUEST_ID).filter(|id| is_printable(id));
+    if let Some(id) = kept {
+        return id.clone();
+    }
+    let id = hex([fastrand::u64(..), fastrand::u64(..)]);
+    headers.insert(REQUEST_ID, id.clone());
+    id
+}
+
+/// Starts a trace, unless the request belongs to one. It is not sampled: who wants that decides before this hop.
+pub(crate) fn trace(headers: &mut HeaderMap) {
+    if headers.contains_key(TRACE_PARENT) {
+        return;
+    }
+    let mut value = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    // Neither part may be zero.
+    write_hex(&mut value[3..19], fastrand::u64(1..));
+    write_hex(&mut value[19..35], fastrand::u64(..));
+    write_hex(&mut value[36..52], fastrand::u64(1..));
+    if let Ok(value) = HeaderValue::from_bytes(&value) {
+        headers.insert(TRACE_PARENT, value);
+    }
+}
+
+fn is_printable(id: &HeaderValue) -> bool {
+    let id = id.as_bytes();
+    (1..=LONGEST).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
+}
+
+fn hex(parts: [u64; 2]) -> HeaderValue {
+    let mut text = [b'0'; 32];
+    for (place, part) in text.chunks_exact_mut(16).zip(parts) {
+        write_hex(place, part);
+    }
+    // Hexadecimal digits are a valid value.
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("none"))
+}
+
+fn write_hex(place: &mut [u8], value: u64) {
+    for (index, digit) in place.iter_mut().rev().enumerate() {
+        *digit = b"0123456789abcdef"[(value >> (4 * index)) as usize & 15];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_kept_or_made() {
+        let mut headers = HeaderMap::new();
+        let made = request_id(&mut headers);
+        assert_eq!(made.len(), 32);
+        assert_eq!(headers[REQUEST_ID], made);
+        assert_eq!(request_id(&mut headers), made, "it is kept from now on");
+        for bad in ["", "two words", &"x".repeat(129)] {
+            headers.insert(REQUEST_ID, bad.parse().expect("valid"));
+            assert_ne!(request_id(&mut headers), bad);
+        }
+        headers.insert(REQUEST_ID, HeaderValue::from_static("mine-1"));
+        assert_eq!(request_id(&mut headers), "mine-1");
+    }
+
+    #[test]
+    fn a_trace_is_passed_or_started() {
+        let mut headers = HeaderMap::new();
+        trace(&mut headers);
+        let value = headers[TRACE_PARENT].to_str().expect("ASCII").to_owned();
+        let parts: Vec<&str> = value.split('-').collect();
+        assert_eq!(
+            parts.iter().map(|p| p.len()).collect::<Vec<_>>(),
+            [2, 32, 16, 2],
+            "{value}"
+        );
+        assert!(value.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit()));
+        trace(&mut headers);
+        assert_eq!(headers[TRACE_PARENT], value.as_str());
+    }
+}
