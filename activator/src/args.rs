@@ -33,7 +33,7 @@ pub struct Args {
     /// Most requests of one Function that wait for a pod; more are answered 503.
     #[arg(long, env = "EBB_MAX_HELD_PER_FUNCTION", default_value_t = 10_000)]
     pub max_held_per_function: usize,
-    /// Most client connections; more are closed at once. Keep it below half of the limit of open files: a request may need two.
+    /// Most client connections; more are closed at once. It is lowered to a quarter of the limit of open files, which is raised as far as it may be.
     #[arg(long, env = "EBB_MAX_CONNECTIONS", default_value_t = 65_536)]
     pub max_connections: usize,
     /// Networks of clients that are proxies themselves: what they say in X-Forwarded-* and Forwarded is kept, what others say is dropped.

@@ -12,6 +12,7 @@ mod client;
 mod control;
 mod cores;
 mod exchange;
+mod files;
 mod follow;
 mod function;
 mod functions;

@@ -143,11 +143,14 @@ impl Pool {
         connected
     }
 
-    /// Keeps a connection that a probe has opened.
+    /// Keeps a connection that a probe has opened, for whichever thread needs one first.
     pub(crate) async fn adopt(&self, stream: TcpStream) {
-        if let Ok(sender) = handshake(stream).await {
+        if let Ok(mut sender) = handshake(stream).await {
             self.metrics.connected.inc();
-            self.put(sender);
+            // A request on another thread may come for it at once.
+            if sender.ready().await.is_ok() {
+                self.put(sender);
+            }
         }
     }
 

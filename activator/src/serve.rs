@@ -23,6 +23,7 @@ use crate::{
     args::Args,
     client::Client,
     cores::Cores,
+    files,
     metrics::{Metrics, Raised},
     origin::{Network, Origin},
     proxy::{Entry, Proxy},
@@ -59,6 +60,7 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn new(proxy: Arc<Proxy>, metrics: Arc<Metrics>, cores: Cores, args: &Args) -> Self {
+        let connections = files::most_connections(args.max_connections, files::raise_limit());
         Self {
             // A connection that changes its protocol ends as HTTP and goes on as a tunnel.
             connections: proxy.tunnels.tasks.clone(),
@@ -68,9 +70,7 @@ impl Server {
             cores,
             listeners: TaskTracker::new(),
             stop: CancellationToken::new(),
-            places: Arc::new(Semaphore::new(
-                args.max_connections.min(Semaphore::MAX_PERMITS),
-            )),
+            places: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))),
             trusted: args.trusted_proxies.clone(),
         }
     }

@@ -54,7 +54,7 @@ use crate::{
         kinds::{Change, Indexed},
         watch::Changed,
     },
-    pace::Pace,
+    pace::{Pace, Statuses},
     queue::Queue,
     scaler::write::Writer,
     shape::{apply::Applier, ports::Ports, reconcile},
@@ -239,11 +239,13 @@ impl Parts {
             events: self.scaler.events.clone(),
             metrics: self.scaler.metrics.clone(),
             cluster_domain: args.cluster_domain.clone(),
-            pace: Pace::new(Instant::now()),
+            statuses: Statuses::new(Instant::now()),
             scaling: self.scaler.scaling.clone(),
             contests: self.scaler.contests.clone(),
             failures: parking_lot::Mutex::default(),
         });
+        let told = context.clone();
+        tasks.spawn(async move { told.statuses.run(&told.queue).await });
         for _ in 0..reconcile::WORKERS {
             tasks.spawn(reconcile::work(context.clone()));
         }

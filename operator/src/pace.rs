@@ -1,10 +1,13 @@
 //! How often something may happen: statuses and Events are for people, and each one costs the API server as much as a start from zero that a
 //! request waits for. Where many Functions change at once the starts go first, and people hear of them a little later.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
+use crds::names::FunctionKey;
 use parking_lot::Mutex;
 use tokio::time::Instant;
+
+use crate::queue::Queue;
 
 /// Writes a second, over all Functions: client-go's default of 20 with its burst of 30, which is what the controllers of a cluster are used to.
 const PERIOD: Duration = Duration::from_millis(50);
@@ -48,6 +51,46 @@ impl Pace {
     }
 }
 
+/// Functions whose status waits for its turn.
+#[derive(Debug)]
+pub struct Statuses {
+    pace: Pace,
+    waiting: Queue,
+    /// It is their turn, so that their next status is written.
+    turn: Mutex<HashSet<FunctionKey>>,
+}
+
+impl Statuses {
+    /// Nobody waits.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            pace: Pace::new(now),
+            waiting: Queue::default(),
+            turn: Mutex::default(),
+        }
+    }
+
+    /// Whether a status may be written now. If not, the Function gets its turn and is reconciled again then, when its status may say something newer.
+    pub fn may_write(&self, key: &FunctionKey, now: Instant) -> bool {
+        let may = self.turn.lock().remove(key) || self.pace.take(now).is_ok();
+        if !may {
+            self.waiting.add(key);
+        }
+        may
+    }
+
+    /// Gives turns for ever, by adding whose turn it is to `reconcile`.
+    pub async fn run(&self, reconcile: &Queue) {
+        loop {
+            let key = self.waiting.next().await;
+            self.pace.wait().await;
+            self.turn.lock().insert(key.clone());
+            reconcile.add(&key);
+            self.waiting.done(&key);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,5 +108,28 @@ mod tests {
         let later = now + Duration::from_secs(60);
         let free = (0..100).filter(|_| pace.take(later).is_ok()).count();
         assert_eq!(free, BURST as usize, "a bucket holds no more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_status_that_may_not_be_written_gets_its_turn_once() {
+        let (statuses, reconcile) = (Statuses::new(Instant::now()), Queue::default());
+        let key = |n: u32| FunctionKey::new("shop", format!("f{n}"));
+        let start = Instant::now();
+        for n in 0..BURST {
+            assert!(statuses.may_write(&key(n), start));
+        }
+        for _ in 0..3 {
+            assert!(!statuses.may_write(&key(99), start));
+        }
+        tokio::select! {
+            () = statuses.run(&reconcile) => {}
+            due = reconcile.next() => assert_eq!(due, key(99)),
+        }
+        assert_eq!(start.elapsed(), PERIOD);
+        assert!(statuses.may_write(&key(99), Instant::now()));
+        assert!(
+            !statuses.may_write(&key(99), Instant::now()),
+            "one turn is one status"
+        );
     }
 }

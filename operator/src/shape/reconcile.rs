@@ -22,7 +22,7 @@ use crate::{
     fleet::Fleet,
     metrics::Metrics,
     observe::{Entry, Index, ObservedPod, SETTLE, SETTLE_CRASHED},
-    pace::Pace,
+    pace::Statuses,
     queue::Queue,
     scaler::{Contests, policy::Scaling},
     shape::{
@@ -67,8 +67,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// DNS domain of the cluster.
     pub cluster_domain: String,
-    /// How often a status is written that only tells how things stand.
-    pub pace: Pace,
+    /// Statuses that only tell how things stand.
+    pub statuses: Statuses,
     /// The cluster's defaults and limits.
     pub scaling: Arc<Scaling>,
     /// Functions whose count somebody else changes.
@@ -288,11 +288,8 @@ async fn write_status(
     if function.status.as_ref() == Some(&wanted) {
         return Ok(());
     }
-    if !says_who_serves(function.status.as_ref(), &wanted)
-        && let Err(wait) = ctx.pace.take(Instant::now())
-    {
-        // By then it may say something newer.
-        ctx.queue.add_after(key, wait.max(RETRY_FIRST));
+    let may_wait = !says_who_serves(function.status.as_ref(), &wanted);
+    if may_wait && !ctx.statuses.may_write(key, Instant::now()) {
         return Ok(());
     }
     let api: Api<Function> = Api::namespaced(ctx.client.clone(), &key.namespace);
