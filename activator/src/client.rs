@@ -2,17 +2,19 @@
 
 use std::{
     io::{self, IoSlice},
-    net::Shutdown,
     os::fd::AsFd as _,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
-    net::TcpStream,
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
     time::Instant,
 };
 
@@ -21,7 +23,8 @@ use crate::{origin::Origin, tunnel};
 /// What requests need of their client's connection.
 #[derive(Debug)]
 pub(crate) struct Client {
-    stream: Arc<TcpStream>,
+    /// Held for no longer than a call takes; writing is one.
+    stream: Arc<Mutex<OwnedWriteHalf>>,
     pub(crate) origin: Origin,
     pub(crate) deadline: Deadline,
 }
@@ -49,18 +52,19 @@ impl Deadline {
 impl Client {
     /// The connection of `stream`, and the stream to serve it on.
     pub(crate) fn new(stream: TcpStream, origin: Origin) -> (Self, Stream) {
-        let stream = Arc::new(stream);
+        let (read, write) = stream.into_split();
+        let write = Arc::new(Mutex::new(write));
         let client = Self {
-            stream: Arc::clone(&stream),
+            stream: Arc::clone(&write),
             origin,
             deadline: Deadline::default(),
         };
-        (client, Stream(stream))
+        (client, Stream { read, write })
     }
 
     /// Has the kernel notice when the client is gone without a word.
     pub(crate) fn keep_alive(&self) {
-        tunnel::keep_alive(&self.stream);
+        tunnel::keep_alive(self.stream.lock().as_ref());
     }
 
     /// Resolves when the client has closed its side of the connection, even when it has sent bytes that nobody has read.
@@ -76,7 +80,11 @@ impl Client {
     }
 
     async fn watch(&self) -> io::Result<()> {
-        let duplicate = self.stream.as_fd().try_clone_to_owned()?;
+        let duplicate = {
+            let stream = self.stream.lock();
+            let stream: &TcpStream = stream.as_ref();
+            stream.as_fd().try_clone_to_owned()?
+        };
         let watched = TcpStream::from_std(duplicate.into())?;
         loop {
             let ready = watched.ready(Interest::READABLE).await?;
@@ -91,39 +99,23 @@ impl Client {
     }
 }
 
-/// The stream that hyper serves. It shares the socket with [`Client`].
+/// The stream that hyper serves. It shares its writing half with [`Client`].
+///
+/// The halves are tokio's own, because their reads and writes know when they have emptied or filled the socket: a stream of `try_read`s would
+/// need one more system call to find that out, with each request.
 #[derive(Debug)]
-pub(crate) struct Stream(Arc<TcpStream>);
+pub(crate) struct Stream {
+    read: OwnedReadHalf,
+    write: Arc<Mutex<OwnedWriteHalf>>,
+}
 
 impl AsyncRead for Stream {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.0.poll_read_ready(cx))?;
-            match self.0.try_read_buf(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result.map(drop)),
-            }
-        }
-    }
-}
-
-impl Stream {
-    fn poll_try(
-        &self,
-        cx: &mut Context<'_>,
-        mut write: impl FnMut(&TcpStream) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.0.poll_write_ready(cx))?;
-            match write(&self.0) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result),
-            }
-        }
+        Pin::new(&mut self.read).poll_read(cx, buffer)
     }
 }
 
@@ -133,7 +125,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_try(cx, |stream| stream.try_write(bytes))
+        Pin::new(&mut *self.write.lock()).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -141,7 +133,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_try(cx, |stream| stream.try_write_vectored(slices))
+        Pin::new(&mut *self.write.lock()).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -152,7 +144,7 @@ impl AsyncWrite for Stream {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(socket2::SockRef::from(&*self.0).shutdown(Shutdown::Write))
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.write.lock()).poll_shutdown(cx)
     }
 }
