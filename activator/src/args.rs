@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::origin::Network;
+use crate::origin::Networks;
 
 /// Ebb's activator: a reverse proxy that holds requests while pods start.
 #[derive(Clone, Debug, clap::Parser)]
@@ -36,14 +36,9 @@ pub struct Args {
     /// Most client connections; more are closed at once. It is lowered to a quarter of the limit of open files, which is raised as far as it may be.
     #[arg(long, env = "EBB_MAX_CONNECTIONS", default_value_t = 65_536)]
     pub max_connections: usize,
-    /// Networks of clients that are proxies themselves: what they say in X-Forwarded-* and Forwarded is kept, what others say is dropped.
-    #[arg(
-        long,
-        env = "EBB_TRUSTED_PROXIES",
-        value_delimiter = ',',
-        default_value = "0.0.0.0/0,::/0"
-    )]
-    pub trusted_proxies: Vec<Network>,
+    /// Networks, with commas between, of clients that are proxies themselves: what they say in X-Forwarded-* and Forwarded is kept, what others say is dropped.
+    #[arg(long, env = "EBB_TRUSTED_PROXIES", default_value = "0.0.0.0/0,::/0")]
+    pub trusted_proxies: Networks,
     /// Threads that serve requests, each with connections of its own. Default: one for each core that the process may use.
     #[arg(long, env = "EBB_CORES")]
     pub cores: Option<usize>,

@@ -140,8 +140,9 @@ pub(crate) struct Download {
     body: Incoming,
     flight: Option<Flight>,
     limits: Limits,
-    /// When the pod sent something last; kept only while there is a bound for it.
-    heard: Instant,
+    /// Since when the pod was asked for more and has sent nothing; kept only while there is a bound for it. A client that does not read
+    /// does not ask, so the time that it takes is not the pod's.
+    silent_since: Option<Instant>,
     /// Made when the body does not come at once as a whole, which most do.
     timer: Option<Pin<Box<Sleep>>>,
     /// Of the client's connection; set while there is a timer.
@@ -194,7 +195,7 @@ impl Reply {
             body,
             flight: Some(flight),
             limits,
-            heard: Instant::now(),
+            silent_since: None,
             timer: None,
             of_connection,
         };
@@ -212,8 +213,10 @@ impl Download {
             Poll::Ready(Some(Ok(_))) => self.end_if_ended(),
             Poll::Ready(Some(Err(_))) => self.end(false),
         }
-        if self.limits.idle.is_some() && frame.is_ready() {
-            self.heard = Instant::now();
+        if frame.is_ready() {
+            self.silent_since = None;
+        } else if self.limits.idle.is_some() {
+            self.silent_since.get_or_insert_with(Instant::now);
         }
         if self.flight.is_some()
             && let Poll::Ready(broken) = self.poll_timer(cx)
@@ -227,11 +230,15 @@ impl Download {
     /// Ready when a limit has passed. Until the answer must end the connection's task is woken at that time, whatever it waits for.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
         let (end, idle) = (self.limits.end, self.limits.idle);
-        let due = idle.map_or(end, |idle| end.min(self.heard + idle));
+        let silent = self.silent_since.zip(idle);
+        let due = silent.map_or(end, |(since, idle)| end.min(since + idle));
         let timer = self.timer.get_or_insert_with(|| {
             self.of_connection.set(end);
             Box::pin(tokio::time::sleep_until(due))
         });
+        if due < timer.deadline() {
+            timer.as_mut().reset(due);
+        }
         while timer.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
             if now >= end {
@@ -240,7 +247,7 @@ impl Download {
             if now >= due {
                 return Poll::Ready(Broken::Idle);
             }
-            // Something was sent since the timer was set.
+            // Something was sent after the timer had been set.
             timer.as_mut().reset(due);
         }
         Poll::Pending

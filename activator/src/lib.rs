@@ -49,7 +49,10 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-pub use crate::{args::Args, origin::Network};
+pub use crate::{
+    args::Args,
+    origin::{Network, Networks},
+};
 use crate::{
     control::Control, cores::Cores, follow::Follower, functions::Functions, metrics::Metrics,
     operators::Operators, ports::Ports, proxy::Entry, proxy::Proxy, serve::Server, stats::Surges,

@@ -112,6 +112,26 @@ impl Network {
     }
 }
 
+/// Networks, as a list with commas; an empty one has none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Networks(Vec<Network>);
+
+impl Networks {
+    /// Whether an address lies in one of them.
+    pub fn contain(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|network| network.contains(address))
+    }
+}
+
+impl FromStr for Networks {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split(',').filter(|part| !part.trim().is_empty());
+        parts.map(str::parse).collect::<Result<_, _>>().map(Self)
+    }
+}
+
 impl FromStr for Network {
     type Err = String;
 
@@ -201,6 +221,11 @@ mod tests {
             let address = address.parse().expect("an address");
             assert_eq!(parsed.contains(address), inside, "{network} {address}");
         }
+        let some: Networks = "10.0.0.0/8, fd00::/8".parse().expect("networks");
+        assert!(some.contain([10, 0, 0, 1].into()) && !some.contain([11, 0, 0, 1].into()));
+        let none: Networks = "".parse().expect("an empty list");
+        assert!(!none.contain([10, 0, 0, 1].into()));
+        assert!("10.0.0.0/8,x".parse::<Networks>().is_err());
         for wrong in ["10.0.0.0", "10.0.0.0/33", "x/8", "::/129", ""] {
             assert!(wrong.parse::<Network>().is_err(), "{wrong}");
         }

@@ -25,7 +25,7 @@ use crate::{
     cores::Cores,
     files,
     metrics::{Metrics, Raised},
-    origin::{Network, Origin},
+    origin::{Networks, Origin},
     proxy::{Entry, Proxy},
 };
 
@@ -55,7 +55,7 @@ pub(crate) struct Server {
     pub(crate) force: CancellationToken,
     places: Arc<Semaphore>,
     /// Clients that are proxies themselves.
-    trusted: Vec<Network>,
+    trusted: Networks,
 }
 
 impl Server {
@@ -76,7 +76,7 @@ impl Server {
     }
 
     fn origin(&self, client: IpAddr) -> Origin {
-        let trusted = self.trusted.iter().any(|network| network.contains(client));
+        let trusted = self.trusted.contain(client);
         Origin::new(client, trusted)
     }
 
