@@ -53,6 +53,14 @@ pub async fn run() -> Result<()> {
             "kubectl get service hello -n {NAMESPACE} -o jsonpath={{.spec.clusterIP}}"
         ))
         .await?;
+    // A moment passes until kube-proxy has heard of a new Service; before that its address leads nowhere.
+    let connect = shell.inside(&format!("timeout 1 bash -c '</dev/tcp/{ip}/80'"));
+    eventually(
+        Duration::from_secs(30),
+        "the Service's address can be reached",
+        async || Ok(shell.quiet(&connect).await.ok()),
+    )
+    .await?;
     let curl = shell.inside(&format!(
         "curl -sS -i http://{ip}/ -w '\\n%{{time_total}} s\\n'"
     ));
