@@ -79,6 +79,11 @@ impl Statuses {
         may
     }
 
+    /// A turn is over with the reconcile that it was given for, whether that had something to write or not: the Function may be gone.
+    pub fn end_turn(&self, key: &FunctionKey) {
+        self.turn.lock().remove(key);
+    }
+
     /// Gives turns for ever, by adding whose turn it is to `reconcile`.
     pub async fn run(&self, reconcile: &Queue) {
         loop {
@@ -130,6 +135,12 @@ mod tests {
         assert!(
             !statuses.may_write(&key(99), Instant::now()),
             "one turn is one status"
+        );
+        statuses.turn.lock().insert(key(7));
+        statuses.end_turn(&key(7));
+        assert!(
+            !statuses.may_write(&key(7), Instant::now()),
+            "a turn that was not used is over"
         );
     }
 }

@@ -88,6 +88,7 @@ pub async fn work(ctx: Arc<Context>) {
             ctx.metrics.reconciled(result.is_ok(), started.elapsed());
             retry(&ctx, &key, result);
         }
+        ctx.statuses.end_turn(&key);
         ctx.queue.done(&key);
     }
 }
