@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use kube::api::{ListParams, LogParams};
 use parking_lot::Mutex;
 use tokio::{
@@ -25,6 +25,9 @@ const SHOWN: usize = 5;
 
 /// Pause of a client after a failure, so that a Function that is down is not stormed.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// Most requests of an open load without an answer.
+const OPEN: usize = 1000;
 
 /// A load that goes on until it is ended.
 pub struct Load {
@@ -77,26 +80,34 @@ impl Load {
         load
     }
 
-    /// So many requests a second, spread over eight clients. What a client could not send because it still waited for an answer
-    /// is left out: sent later all at once it would be another load.
+    /// So many requests a second, evenly spread, whether or not the earlier ones were answered. A tick that comes late is left out:
+    /// sent later all at once it would be another load.
     pub fn open(scene: &Scene, function: &str, rps: u32, path: &str) -> Self {
-        const CLIENTS: u32 = 8;
         let mut load = Self::empty();
-        for client in 0..CLIENTS {
-            let (shared, scene) = (load.shared.clone(), scene.clone());
-            let (function, path) = (function.to_owned(), path.to_owned());
-            load.tasks.spawn(async move {
-                let period = Duration::from_secs(1) * CLIENTS / rps;
-                sleep(period * client / CLIENTS).await;
-                let mut ticks = interval(period);
-                ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-                let mut kept = None;
-                while !shared.stop.load(Relaxed) {
-                    ticks.tick().await;
-                    shared.send(&scene, &function, &path, &mut kept).await;
+        let (shared, scene) = (load.shared.clone(), scene.clone());
+        let (function, path) = (Arc::<str>::from(function), Arc::<str>::from(path));
+        load.tasks.spawn(async move {
+            let mut ticks = interval(Duration::from_secs(1) / rps);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+            let idle: Arc<Mutex<Vec<Connection>>> = Arc::default();
+            let mut sent = JoinSet::new();
+            while !shared.stop.load(Relaxed) {
+                ticks.tick().await;
+                while sent.try_join_next().is_some() {}
+                if sent.len() >= OPEN {
+                    shared.note(&shared.refused, &anyhow!("{OPEN} requests have no answer"));
+                    continue;
                 }
-            });
-        }
+                let (shared, scene, idle) = (shared.clone(), scene.clone(), idle.clone());
+                let (function, path) = (function.clone(), path.clone());
+                sent.spawn(async move {
+                    let mut kept = idle.lock().pop();
+                    shared.send(&scene, &function, &path, &mut kept).await;
+                    idle.lock().extend(kept);
+                });
+            }
+            while sent.join_next().await.is_some() {}
+        });
         load
     }
 

@@ -26,9 +26,10 @@ use crate::observe::Entry;
 #[derive(Clone)]
 pub struct Applier {
     client: Client,
-    /// What was last applied and the version that it gave, by kind and name: Kubernetes may write a value in other words (`1000m` as `1`), and
-    /// then what is wanted never equals what is there.
-    applied: Arc<Mutex<HashMap<String, (u64, String)>>>,
+    /// What was wanted and the version that was seen to match it, or that an apply of it gave, by kind and name. Kubernetes may write a
+    /// value in other words (`1000m` as `1`), and then what is wanted never equals what is there; and a comparison of versions costs
+    /// little where one of the objects writes each of them as JSON.
+    matched: Arc<Mutex<HashMap<String, (u64, u64)>>>,
 }
 
 /// What an apply did.
@@ -49,7 +50,7 @@ impl Applier {
     pub fn new(client: Client) -> Self {
         Self {
             client,
-            applied: Arc::default(),
+            matched: Arc::default(),
         }
     }
 
@@ -167,16 +168,17 @@ impl Applier {
         let Some(observed) = observed else {
             return self.create::<K>(key, name, wanted).await;
         };
-        let known = self.applied.lock().get(&place).cloned();
-        if known == Some((hash, version(observed.meta()))) {
+        let there = (hash, version(observed.meta()));
+        if self.matched.lock().get(&place) == Some(&there) {
             return Ok(Outcome::Unchanged);
         }
         // An object that cannot be written as JSON is applied, and that tells why.
         if serde_json::to_value(observed).is_ok_and(|observed| covers(wanted, &observed)) {
+            self.matched.lock().insert(place, there);
             return Ok(Outcome::Unchanged);
         }
         let object: K = self.patch(key, wanted).await?;
-        self.applied
+        self.matched
             .lock()
             .insert(place, (hash, version(object.meta())));
         Ok(Outcome::Restored)
@@ -255,7 +257,7 @@ impl Applier {
     pub fn forget(&self, key: &FunctionKey) {
         let (service, slice) = (format!("Service/{key}"), format!("EndpointSlice/{key}"));
         let deployments = format!("Deployment/{key}-");
-        self.applied.lock().retain(|place, _| {
+        self.matched.lock().retain(|place, _| {
             *place != service && *place != slice && !place.starts_with(&deployments)
         });
     }
@@ -263,16 +265,27 @@ impl Applier {
 
 fn hash(value: &Value) -> u64 {
     let mut hasher = DefaultHasher::new();
-    value.to_string().hash(&mut hasher);
+    // A map of `Value` is sorted, so that equal values hash alike.
+    value.hash(&mut hasher);
     hasher.finish()
 }
 
-/// What changes when the object's spec or metadata does: the generation where there is one, since a Deployment's resource version changes with its status.
-fn version(meta: &ObjectMeta) -> String {
+/// What changes when the object's spec or metadata does. Where there is a generation it stands for the spec, since the resource version
+/// changes with the status too; labels and annotations have none.
+fn version(meta: &ObjectMeta) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    meta.uid.hash(&mut hasher);
     match meta.generation {
-        Some(generation) => format!("{}/{generation}", meta.uid.as_deref().unwrap_or_default()),
-        None => meta.resource_version.clone().unwrap_or_default(),
+        Some(generation) => {
+            generation.hash(&mut hasher);
+            meta.labels.hash(&mut hasher);
+            meta.annotations.hash(&mut hasher);
+            let owners = meta.owner_references.iter().flatten();
+            owners.for_each(|owner| owner.uid.hash(&mut hasher));
+        }
+        None => meta.resource_version.hash(&mut hasher),
     }
+    hasher.finish()
 }
 
 /// Whether `there` has everything that is `wanted`; what it has besides (defaults, others' fields) does not matter. Lists must be of one length.
