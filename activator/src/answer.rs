@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use crate::body::Reply;
 
@@ -84,25 +84,71 @@ impl Refusal {
     }
 
     /// The answer to the request of this ID.
-    pub(crate) fn into_response(self, id: &HeaderValue) -> Response<Reply> {
+    pub(crate) fn into_response(self, id: &HeaderValue, grpc: bool) -> Response<Reply> {
         let id = String::from_utf8_lossy(id.as_bytes());
         tracing::debug!(reason = self.reason.name(), %id, text = %self.text, "request refused");
-        let body = format!("{} (request {id})\n", self.text);
-        let mut response = Response::new(Reply::text(Bytes::from(body)));
-        *response.status_mut() = self.reason.status();
+        let sentence = format!("{} (request {id})", self.text);
+        let mut response = match grpc {
+            true => grpc_status(self.reason, &sentence),
+            false => plain(self.reason, sentence),
+        };
         let headers = response.headers_mut();
         headers.insert(REASON_HEADER, HeaderValue::from_static(self.reason.name()));
-        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-        headers.insert(header::CONTENT_TYPE, plain);
         if self.reason == Reason::QueueFull {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        if self.reason == Reason::Removed {
-            // A Function of that name can come back, but not on a connection of the old one.
+        if matches!(self.reason, Reason::Removed | Reason::BadRequest) {
+            // A Function of that name can come back, but not on a connection of the old one; and what follows a bad request may be part of it.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }
+}
+
+/// Whether a request is one of gRPC, whose clients look for errors in other places.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::CONTENT_TYPE);
+    value.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn plain(reason: Reason, mut sentence: String) -> Response<Reply> {
+    sentence.push('\n');
+    let mut response = Response::new(Reply::text(Bytes::from(sentence)));
+    *response.status_mut() = reason.status();
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response
+}
+
+/// An answer of headers only, as the gRPC protocol has it; the codes are those that gRPC's clients take from HTTP's
+/// (<https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md>).
+fn grpc_status(reason: Reason, sentence: &str) -> Response<Reply> {
+    let code = match reason.status() {
+        StatusCode::BAD_REQUEST => HeaderValue::from_static("13"), // INTERNAL
+        StatusCode::NOT_FOUND => HeaderValue::from_static("12"),   // UNIMPLEMENTED
+        _ => HeaderValue::from_static("14"),                       // UNAVAILABLE
+    };
+    let mut response = Response::new(Reply::none());
+    let headers = response.headers_mut();
+    let grpc = HeaderValue::from_static("application/grpc");
+    headers.insert(header::CONTENT_TYPE, grpc);
+    headers.insert("grpc-status", code);
+    if let Ok(message) = HeaderValue::try_from(percent_encoded(sentence)) {
+        headers.insert("grpc-message", message);
+    }
+    response
+}
+
+/// As gRPC writes messages in headers: what is not printable ASCII, and the percent sign, as `%XX`.
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => encoded.push(char::from(byte)),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
 }
 
 /// Why a request got no answer from a pod.

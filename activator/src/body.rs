@@ -18,7 +18,7 @@ use crate::{
     client::Deadline,
     metrics::{Metrics, Raised},
     pod::Pod,
-    pool::Sender,
+    sender::Sender,
 };
 
 /// A request's body on its way to a pod.
@@ -182,6 +182,11 @@ impl std::error::Error for Broken {
 impl Reply {
     pub(crate) fn text(text: Bytes) -> Self {
         Self::Text(Some(text))
+    }
+
+    /// No body.
+    pub(crate) fn none() -> Self {
+        Self::Text(None)
     }
 
     /// The `body` of a pod's answer; `of_connection` is the client's.

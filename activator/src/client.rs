@@ -1,13 +1,16 @@
 //! A client's connection: its stream, and knowing when it goes away.
 
 use std::{
+    future::poll_fn,
     io::{self, IoSlice},
+    mem::MaybeUninit,
     os::fd::AsFd as _,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
@@ -34,7 +37,26 @@ pub(crate) struct Client {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Deadline(Arc<Mutex<Option<Instant>>>);
 
+tokio::task_local! {
+    /// The deadline of an HTTP/2 stream, whose requests have tasks of their own.
+    static STREAM_DEADLINE: Deadline;
+}
+
 impl Deadline {
+    /// Runs the task of an HTTP/2 stream, and cuts it off when the deadline of its answer has passed.
+    pub(crate) async fn of_stream<F: Future>(stream: F) {
+        let deadline = Self::default();
+        let mut stream = pin!(STREAM_DEADLINE.scope(deadline.clone(), stream));
+        poll_fn(|cx| {
+            let ended = stream.as_mut().poll(cx).is_ready();
+            match ended || deadline.has_passed() {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        })
+        .await;
+    }
+
     pub(crate) fn set(&self, at: Instant) {
         *self.0.lock() = Some(at);
     }
@@ -59,7 +81,19 @@ impl Client {
             origin,
             deadline: Deadline::default(),
         };
-        (client, Stream { read, write })
+        let stream = Stream {
+            read,
+            write,
+            begun: Bytes::new(),
+        };
+        (client, stream)
+    }
+
+    /// The deadline of what the present task answers: its stream's over HTTP/2, else the connection's.
+    pub(crate) fn deadline(&self) -> Deadline {
+        STREAM_DEADLINE
+            .try_with(Clone::clone)
+            .unwrap_or_else(|_| self.deadline.clone())
     }
 
     /// Has the kernel notice when the client is gone without a word.
@@ -107,6 +141,42 @@ impl Client {
 pub(crate) struct Stream {
     read: OwnedReadHalf,
     write: Arc<Mutex<OwnedWriteHalf>>,
+    /// What was read to tell the protocol; it is read again.
+    begun: Bytes,
+}
+
+/// Most bytes of the first read. Larger heads go on in hyper's own buffer.
+const FIRST_READ: usize = 4096;
+
+/// How an HTTP/2 connection begins (RFC 9113 section 3.4). No request of HTTP/1.1 can begin so, since `PRI` is reserved.
+const PREFACE: &[u8] = b"PRI ";
+
+impl Stream {
+    /// Whether the client speaks HTTP/2, by the first bytes that it sends.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub(crate) async fn is_http2(&mut self) -> io::Result<bool> {
+        let mut begun = Vec::new();
+        loop {
+            let read = poll_fn(|cx| self.poll_more(cx, &mut begun)).await?;
+            let told = begun.len().min(PREFACE.len());
+            let same = begun[..told] == PREFACE[..told];
+            if read == 0 || !same || told == PREFACE.len() {
+                self.begun = begun.into();
+                return Ok(same && told == PREFACE.len());
+            }
+        }
+    }
+
+    /// The buffer is on the stack, so that a connection that waits for its first request has none.
+    fn poll_more(&mut self, cx: &mut Context<'_>, begun: &mut Vec<u8>) -> Poll<io::Result<usize>> {
+        let mut buffer = [MaybeUninit::uninit(); FIRST_READ];
+        let mut buffer = ReadBuf::uninit(&mut buffer);
+        ready!(Pin::new(&mut self.read).poll_read(cx, &mut buffer))?;
+        begun.extend_from_slice(buffer.filled());
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
 }
 
 impl AsyncRead for Stream {
@@ -115,6 +185,12 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.begun.is_empty() {
+            let count = self.begun.len().min(buffer.remaining());
+            let begun = self.begun.split_to(count);
+            buffer.put_slice(&begun);
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.read).poll_read(cx, buffer)
     }
 }

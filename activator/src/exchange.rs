@@ -15,7 +15,8 @@ use crate::{
     headers,
     metrics::{Metrics, Raised},
     pod::Pod,
-    pool::{Fresh, Sender},
+    pool::Fresh,
+    sender::Sender,
     tunnel::{self, Tunnels, Upgrade},
 };
 
@@ -27,8 +28,8 @@ const MAX_RESENDS: u32 = 3;
 pub(crate) struct Exchange<'a> {
     function: &'a Function,
     metrics: &'a Arc<Metrics>,
-    /// Of the client's connection.
-    deadline: &'a Deadline,
+    /// Of what cuts off an answer that its client does not read.
+    deadline: Deadline,
     /// `None` once it was sent and cannot be sent again.
     request: Option<Request<Upload>>,
     /// The client's wish for another protocol.
@@ -71,7 +72,7 @@ impl<'a> Exchange<'a> {
         Self {
             function,
             metrics,
-            deadline: &client.deadline,
+            deadline: client.deadline(),
             request: Some(request),
             upgrade,
             resends: 0,
@@ -170,7 +171,7 @@ impl<'a> Exchange<'a> {
             Some(_) => None,
             None => repeatable(&request),
         };
-        let answer = Fresh::until(fresh, connection.try_send_request(request));
+        let answer = Fresh::until(fresh, connection.try_send(request));
         let sent = timeout_at(deadline, answer).await;
         let mut error = match sent {
             Ok(Ok(response)) => return Ok(Some(response)),

@@ -1,7 +1,8 @@
 //! What a proxy must change in the heads of messages.
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, request, uri::PathAndQuery,
+    HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, request,
+    uri::{Authority, PathAndQuery, Scheme},
 };
 
 use crate::{
@@ -27,7 +28,6 @@ pub(crate) fn to_pod(
     }
     set_host(head, default_host)?;
     let trailers = accepts_trailers(&head.headers);
-    let chunked = head.headers.contains_key(header::TRANSFER_ENCODING);
     strip_hop_by_hop(&mut head.headers);
     // The activator itself asks the client to go on, by reading the body when the pod's connection wants it.
     head.headers.remove(header::EXPECT);
@@ -35,15 +35,65 @@ pub(crate) fn to_pod(
         let value = HeaderValue::from_static("trailers");
         head.headers.insert(header::TE, value);
     }
-    if chunked {
-        // Said explicitly because hyper would send no body of unknown length with a GET or HEAD.
-        let value = HeaderValue::from_static("chunked");
-        head.headers.insert(header::TRANSFER_ENCODING, value);
-    }
+    join_cookies(&mut head.headers);
     origin.add_to(&mut head.headers);
     identity::trace(&mut head.headers);
     head.version = Version::HTTP_11;
     Ok(())
+}
+
+/// HTTP/2 clients may send a cookie header for each cookie; anything but HTTP/2 wants one (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(header::COOKIE).iter();
+    if crumbs.nth(1).is_none() {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    // Parts of valid values, joined by valid bytes, are valid.
+    if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// Writes a request of [`to_pod`] as HTTP/1.1 wants it, also one that [`to_http2`] had already changed. `chunked`: its body has no known length.
+pub(crate) fn to_http1<B>(request: &mut http::Request<B>, chunked: bool) {
+    *request.version_mut() = Version::HTTP_11;
+    if let Some(authority) = request.uri().authority() {
+        if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
+            request.headers_mut().insert(header::HOST, host);
+        }
+        let path = request.uri().path_and_query().cloned();
+        *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    }
+    if chunked {
+        // Said explicitly because hyper would send no body of unknown length with a GET or HEAD.
+        let value = HeaderValue::from_static("chunked");
+        request
+            .headers_mut()
+            .insert(header::TRANSFER_ENCODING, value);
+    }
+}
+
+/// Writes a request of [`to_pod`] as HTTP/2 wants it: with the host as its authority.
+pub(crate) fn to_http2<B>(request: &mut http::Request<B>) {
+    *request.version_mut() = Version::HTTP_2;
+    request.headers_mut().remove(header::TRANSFER_ENCODING);
+    let host = request.headers_mut().remove(header::HOST);
+    let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.scheme = Some(Scheme::HTTP);
+    // A host that is no authority is told as one that says nothing: HTTP/2 has no other place for it.
+    parts.authority = authority.or(Some(Authority::from_static("unknown")));
+    parts
+        .path_and_query
+        .get_or_insert(PathAndQuery::from_static("/"));
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
 }
 
 /// Turns a pod's response head into the one that the client gets.

@@ -29,8 +29,10 @@ impl Pod {
     ) -> Self {
         let address = (pod.address, revision.port).into();
         let pool = match before {
-            Some(before) if before.pool.address() == address => Arc::clone(&before.pool),
-            _ => Arc::new(Pool::new(address, Arc::clone(metrics))),
+            Some(before) if before.pool.serves(address, revision.protocol) => {
+                Arc::clone(&before.pool)
+            }
+            _ => Arc::new(Pool::new(address, revision.protocol, Arc::clone(metrics))),
         };
         Self {
             uid: pod.uid.as_str().into(),

@@ -2,8 +2,7 @@
 
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use crds::control::Protocol;
 use parking_lot::Mutex;
 use tokio::{
     net::TcpStream,
@@ -11,10 +10,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::{body::Upload, cores::PerCore, metrics::Metrics};
-
-/// The sending side of a connection to a pod.
-pub(crate) type Sender = http1::SendRequest<Upload>;
+use crate::{cores::PerCore, metrics::Metrics, sender::Sender};
 
 /// How long a connection stays unused. Below the 5 s after which Node.js, the strictest of the common servers, closes it from
 /// its side: a request that crosses such a close may have to be answered 502.
@@ -28,6 +24,9 @@ const MAX_IDLE: usize = 512;
 /// room in the smallest for the two activators that a Function has.
 const MAX_FRESH: usize = 48;
 
+/// The same for connections that many requests share. More than one, so that a lost SYN does not hold up everybody.
+const MAX_FRESH_SHARED: usize = 4;
+
 /// How long a new connection counts as not accepted when no answer proves the contrary. A pod that has just started shares its node
 /// with other things that start; one whose answers take long still gets 480 connections a second, and keeps them.
 const FRESH_FOR: Duration = Duration::from_millis(100);
@@ -40,6 +39,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Pool {
     address: SocketAddr,
+    protocol: Protocol,
     /// A connection lives on the thread that opened it. `None` once the pod is gone.
     idle: PerCore<Mutex<Kept>>,
     fresh: Arc<Semaphore>,
@@ -58,13 +58,13 @@ impl Default for Kept {
 
 /// A connection that was opened just now holds this until the pod is known, or can be assumed, to have accepted it.
 #[derive(Debug)]
-pub(crate) struct Fresh(OwnedSemaphorePermit);
+pub(crate) struct Fresh(Option<OwnedSemaphorePermit>);
 
 impl Fresh {
     /// Waits for an answer that comes over the connection.
     pub(crate) async fn until<F: Future>(fresh: Option<Self>, answer: F) -> F::Output {
         let mut answer = pin!(answer);
-        if let Some(Self(permit)) = fresh {
+        if let Some(Self(Some(permit))) = fresh {
             tokio::select! {
                 biased;
                 answer = &mut answer => return answer,
@@ -82,11 +82,15 @@ struct Idle {
 }
 
 impl Pool {
-    pub(crate) fn new(address: SocketAddr, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(address: SocketAddr, protocol: Protocol, metrics: Arc<Metrics>) -> Self {
         Self {
             address,
+            protocol,
             idle: PerCore::default(),
-            fresh: Arc::new(Semaphore::new(MAX_FRESH)),
+            fresh: Arc::new(Semaphore::new(match protocol {
+                Protocol::Http1 => MAX_FRESH,
+                Protocol::H2c => MAX_FRESH_SHARED,
+            })),
             metrics,
         }
     }
@@ -95,17 +99,26 @@ impl Pool {
         self.address
     }
 
+    /// Whether these are connections to this address, of this protocol.
+    pub(crate) fn serves(&self, address: SocketAddr, protocol: Protocol) -> bool {
+        self.address == address && self.protocol == protocol
+    }
+
     /// An unused connection that can take a request now: one of this thread, or one that a probe has opened.
     pub(crate) fn take(&self) -> Option<Sender> {
         let own = self.idle.own().lock().take();
         own.or_else(|| self.idle.other().lock().take())
     }
 
-    /// Keeps a connection for the next request.
+    /// Keeps a connection for the next request. One that is shared is kept already.
     pub(crate) fn put(&self, sender: Sender) {
-        if sender.is_closed() {
+        if sender.is_closed() || sender.is_used() {
             return;
         }
+        self.keep(sender);
+    }
+
+    fn keep(&self, sender: Sender) {
         let mut kept = self.idle.own().lock();
         if let Some(idle) = kept.0.as_mut()
             && idle.len() < MAX_IDLE
@@ -127,12 +140,18 @@ impl Pool {
         if let Some(used) = kept.then(|| self.take()).flatten() {
             return Ok((used, None));
         }
-        Ok((self.connect().await?, Some(Fresh(permit))))
+        let sender = self.connect().await?;
+        // Those who wait for leave to open one need none of their own, if this one can be shared.
+        if let Some(share) = sender.share() {
+            self.keep(share);
+            return Ok((sender, Some(Fresh(None))));
+        }
+        Ok((sender, Some(Fresh(Some(permit)))))
     }
 
     async fn connect(&self) -> io::Result<Sender> {
         let connected = match timeout(CONNECT_TIMEOUT, TcpStream::connect(self.address)).await {
-            Ok(Ok(stream)) => handshake(stream).await,
+            Ok(Ok(stream)) => Sender::new(stream, self.protocol).await,
             Ok(Err(error)) => Err(error),
             Err(elapsed) => Err(elapsed.into()),
         };
@@ -143,9 +162,13 @@ impl Pool {
         connected
     }
 
-    /// Keeps a connection that a probe has opened, for whichever thread needs one first.
+    /// Keeps a connection that a probe has opened, for whichever thread needs one first. Not one that is to be shared: all
+    /// requests would take the way over the probe's thread.
     pub(crate) async fn adopt(&self, stream: TcpStream) {
-        if let Ok(mut sender) = handshake(stream).await {
+        if self.protocol == Protocol::H2c {
+            return;
+        }
+        if let Ok(mut sender) = Sender::new(stream, self.protocol).await {
             self.metrics.connected.inc();
             // A request on another thread may come for it at once.
             if sender.ready().await.is_ok() {
@@ -182,26 +205,17 @@ impl Kept {
         let index = idle
             .iter()
             .rposition(|i| i.sender.is_ready() && !i.is_spent())?;
+        if let Some(share) = idle[index].sender.share() {
+            idle[index].since = Instant::now();
+            return Some(share);
+        }
         Some(idle.remove(index).sender)
     }
 }
 
 impl Idle {
     fn is_spent(&self) -> bool {
-        self.sender.is_closed() || self.since.elapsed() >= IDLE_TIMEOUT
+        let unused = !self.sender.is_used() && self.since.elapsed() >= IDLE_TIMEOUT;
+        self.sender.is_closed() || unused
     }
-}
-
-/// Speaks HTTP/1.1 on `stream`, in a task that ends with the connection: when its sender is dropped, or the pod closes it.
-async fn handshake(stream: TcpStream) -> io::Result<Sender> {
-    stream.set_nodelay(true)?;
-    let (sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(io::Error::other)?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "connection to a pod ended");
-        }
-    });
-    Ok(sender)
 }

@@ -5,13 +5,13 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use http::{HeaderName, HeaderValue, Request, Response, header};
+use http::{HeaderName, HeaderValue, Request, Response, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::{
-    answer::{Failure, Gone, Reason, Refusal},
+    answer::{self, Failure, Gone, Reason, Refusal},
     body::{Reply, Upload},
     client::Client,
     exchange::{Attempt, Exchange},
@@ -72,6 +72,8 @@ impl Proxy {
         mut request: Request<Incoming>,
     ) -> Result<Response<Reply>, Gone> {
         let id = identity::request_id(request.headers_mut());
+        let http2 = request.version() == Version::HTTP_2;
+        let grpc = answer::is_grpc(request.headers());
         let unanswered = Unanswered(&self.metrics);
         let answered = match self.route(entry, &request) {
             Ok(function) => self.carry(client, &function, request).await,
@@ -84,7 +86,7 @@ impl Proxy {
             }
             Err(Failure::Refused(refusal)) => {
                 self.metrics.refused(refusal.reason);
-                refusal.into_response(&id)
+                refusal.into_response(&id, grpc)
             }
             Err(Failure::Gone) => return Err(Gone),
         };
@@ -93,7 +95,8 @@ impl Proxy {
         if !response.headers().contains_key(REQUEST_ID) {
             response.headers_mut().insert(REQUEST_ID, id);
         }
-        if self.leaving.load(Ordering::Relaxed) && !tunnel::is_switch(&response) {
+        // HTTP/2 connections are told to go when this process stops; it has no such header.
+        if !http2 && self.leaving.load(Ordering::Relaxed) && !tunnel::is_switch(&response) {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }
@@ -121,7 +124,8 @@ impl Proxy {
         mut request: Request<Incoming>,
     ) -> Result<Response<Reply>, Failure> {
         let upgrade = Upgrade::of(&mut request);
-        let body_unread = !request.body().is_end_stream();
+        // An HTTP/2 connection is read whatever becomes of the bodies, so it tells by itself when a client leaves.
+        let body_unread = request.version() != Version::HTTP_2 && !request.body().is_end_stream();
         let (mut head, body) = request.into_parts();
         let default_host = || format!("{}.{}", function.key.name, function.key.namespace);
         headers::to_pod(&mut head, &client.origin, default_host)?;

@@ -1,18 +1,12 @@
-//! Listening and serving client connections.
+//! Listening, and handing connections to cores.
 
 use std::{
-    future::poll_fn,
     io,
     net::{IpAddr, SocketAddr},
-    pin::pin,
     sync::Arc,
-    task::Poll,
     time::Duration,
 };
 
-use http::Request;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::Semaphore,
@@ -21,10 +15,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     args::Args,
-    client::Client,
+    connection,
     cores::Cores,
     files,
-    metrics::{Metrics, Raised},
+    metrics::Metrics,
     origin::{Networks, Origin},
     proxy::{Entry, Proxy},
 };
@@ -33,17 +27,13 @@ use crate::{
 /// a second; the kernel lowers it to `net.core.somaxconn`, 4096 by default.
 const BACKLOG: u32 = 4096;
 
-/// Longest wait for a request's head, and so for the next request on a kept connection: a little more than the
-/// 60 s after which common load balancers close theirs, so that they are the ones who do.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(65);
-
 /// Pause after a failed accept, which mostly means that there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What all client connections share.
 pub(crate) struct Server {
     pub(crate) proxy: Arc<Proxy>,
-    metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
     cores: Cores,
     /// The tasks that accept connections.
     pub(crate) listeners: TaskTracker,
@@ -75,7 +65,7 @@ impl Server {
         }
     }
 
-    fn origin(&self, client: IpAddr) -> Origin {
+    pub(crate) fn origin(&self, client: IpAddr) -> Origin {
         let trusted = self.trusted.contain(client);
         Origin::new(client, trusted)
     }
@@ -95,7 +85,7 @@ impl Server {
         self.cores.spawn(|core| {
             let serving = async move {
                 let _places = (place, core);
-                if let Err(error) = connection(server, stream, peer, entry).await {
+                if let Err(error) = connection::serve(server, stream, peer, entry).await {
                     tracing::debug!(%error, "client connection ended");
                 }
             };
@@ -135,50 +125,4 @@ pub(crate) async fn accept(listener: TcpListener, entry: Entry, server: Arc<Serv
         }
     };
     server.stop.run_until_cancelled(accepting).await;
-}
-
-/// Serves one connection until it ends.
-async fn connection(
-    server: Arc<Server>,
-    stream: std::net::TcpStream,
-    peer: SocketAddr,
-    entry: Entry,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let _open = Raised::new(&server.metrics.connections);
-    // Here, so that it is this core's.
-    let stream = TcpStream::from_std(stream)?;
-    let (client, stream) = Client::new(stream, server.origin(peer.ip()));
-    let deadline = client.deadline.clone();
-    let shared = Arc::new((client, entry, Arc::clone(&server.proxy)));
-    let service = service_fn(move |request: Request<Incoming>| {
-        let shared = Arc::clone(&shared);
-        async move {
-            let (client, entry, proxy) = &*shared;
-            proxy.answer(client, entry, request).await
-        }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = pin!(connection);
-    // Of its own, because polling a token locks it, and this is polled with every request.
-    let stop = server.stop.child_token();
-    let mut stopped = pin!(stop.cancelled());
-    let mut forced = pin!(server.force.cancelled());
-    let mut stopping = false;
-    poll_fn(|cx| {
-        if !stopping && stopped.as_mut().poll(cx).is_ready() {
-            stopping = true;
-            connection.as_mut().graceful_shutdown();
-        }
-        let cut_off = stopping && forced.as_mut().poll(cx).is_ready();
-        if cut_off || deadline.has_passed() {
-            return Poll::Ready(Ok(()));
-        }
-        connection.as_mut().poll(cx)
-    })
-    .await?;
-    Ok(())
 }

@@ -108,6 +108,9 @@ pub struct RevisionBackends {
     pub revision: String,
     /// Port that its pods serve on.
     pub port: u16,
+    /// What the port speaks.
+    #[serde(default)]
+    pub protocol: Protocol,
     /// How to find out that a starting pod can take requests.
     pub readiness: Readiness,
     /// What keeps its pods from starting, if anything.
@@ -115,6 +118,18 @@ pub struct RevisionBackends {
     pub problem: Option<Problem>,
     /// Its pods that have an address.
     pub pods: Vec<Pod>,
+}
+
+/// What pods speak on the port that takes requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "api", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2 without TLS, with prior knowledge (RFC 9113 section 3.3).
+    H2c,
 }
 
 /// How an activator finds out that a starting pod can take requests, before the kubelet (whose probes have a grain of a second) says so.

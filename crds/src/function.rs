@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::{apis::meta::v1::Condition, util::intstr::In
 use kube::{CustomResource, KubeSchema, core::Duration};
 use serde::{Deserialize, Serialize};
 
-use crate::{names::FunctionKey, scale::Scale, schema};
+use crate::{control::Protocol, names::FunctionKey, scale::Scale, schema};
 
 /// The port that a Function without any declared port serves on; its pods get it as `PORT`.
 pub const DEFAULT_PORT: u16 = 8080;
@@ -51,7 +51,7 @@ pub struct FunctionSpec {
     /// and the token is one, delays a start by about 300 ms), and no service links unless it sets enableServiceLinks: true.
     pub template: PodTemplate,
 
-    /// The port that serves HTTP/1.1: a number, or the name of a container port. Default: the container port named http or h2c;
+    /// The port that serves HTTP: a number, or the name of a container port. Default: the container port named http or h2c;
     /// else the only one; else the number that the first container's PORT variable has; else 8080, given to the container as PORT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(
@@ -60,6 +60,11 @@ pub struct FunctionSpec {
     )]
     #[schemars(schema_with = "schema::int_or_string")]
     pub port: Option<IntOrString>,
+
+    /// What the port speaks: http1 (HTTP/1.1) or h2c (HTTP/2 without TLS, as gRPC servers do). Clients may speak either in both cases.
+    /// Default: h2c if the port is a container port that is named h2c, else http1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
 
     /// How many pods run.
     #[serde(default)]

@@ -3,7 +3,7 @@
 use http::HeaderValue;
 
 use crate::support::{
-    client,
+    client::{self, Raw},
     world::{World, serving, serving_at},
 };
 
@@ -73,4 +73,28 @@ async fn a_request_has_an_id_and_a_trace_wherever_it_goes() {
         "{}",
         refused.text()
     );
+}
+
+#[tokio::test]
+async fn of_two_lengths_one_is_removed_and_nothing_is_smuggled() {
+    let (world, backend) = serving().await;
+    for headers in [
+        "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n",
+    ] {
+        let mut raw = Raw::connect(world.address).await;
+        raw.write(&format!(
+            "POST /echo HTTP/1.1\r\nHost: hello.shop\r\n{headers}\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: hello.shop\r\nConnection: close\r\n\r\n"
+        ))
+        .await;
+        let answer = raw.read_all().await;
+        let with_length = backend
+            .seen()
+            .iter()
+            .any(|seen| seen.uri == "/echo" && seen.headers.contains_key("content-length"));
+        assert!(!with_length, "{headers}");
+        // Nothing after it is taken for a request (RFC 9112 section 6.3).
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+        assert!(backend.seen().iter().all(|seen| seen.uri != "/smuggled"));
+    }
 }

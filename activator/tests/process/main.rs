@@ -6,6 +6,7 @@ mod drain;
 mod forward;
 mod headers;
 mod hold;
+mod http2;
 mod shutdown;
 mod support;
 mod timeouts;

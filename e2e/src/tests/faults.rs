@@ -59,7 +59,8 @@ pub(crate) async fn wait_whole(scene: &Scene) -> Result<()> {
                 "rollout",
                 "status",
                 &deployment,
-                "--timeout=60s",
+                // The kubelet waits up to five minutes before it starts again what was killed often.
+                "--timeout=330s",
             ])
             .await?;
     }

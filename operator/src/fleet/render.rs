@@ -67,6 +67,7 @@ fn backends(entry: &Entry, unit: &Unit, revision: &str, now: Instant) -> Option<
     Some(RevisionBackends {
         revision: revision.into(),
         port: serving.port,
+        protocol: serving.protocol,
         readiness: serving.readiness,
         problem: problem.map(|p| p.to_control()),
         pods,

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use crds::control::Protocol;
 use crds::names::{
     FunctionKey, GROUP, LABEL_FUNCTION, LABEL_REVISION, LABEL_SERVICE, LABEL_SLICE_MANAGER, MANAGER,
 };
@@ -11,6 +12,15 @@ use crate::shape::validate::Plan;
 
 /// Annotation of a Deployment: its [`Serving`](crate::shape::validate::Serving) as JSON.
 pub const ANNOTATION_SERVING: &str = "ebb.dev/serving";
+
+/// What a Service's port speaks, as Kubernetes names it (KEP 3726): ingresses and Gateways choose their protocol by it. An activator
+/// understands HTTP/1.1 on it in any case.
+fn app_protocol(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Http1 => "http",
+        Protocol::H2c => "kubernetes.io/h2c",
+    }
+}
 
 /// Name of the port in Services and slices. Meshes and Gateways read the protocol from it.
 const PORT_NAME: &str = "http";
@@ -44,17 +54,23 @@ pub fn deployment(plan: &Plan) -> Value {
 
 /// The Function's Service. It has no selector: its slice is ours. `port` is the Function's own port on the activators; it is kept
 /// here, where every operator replica reads it.
-pub fn service(key: &FunctionKey, uid: &str, port: u16) -> Value {
+pub fn service(key: &FunctionKey, uid: &str, port: u16, protocol: Protocol) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": metadata(key, uid, &key.name),
-        "spec": {"ports": [{"name": PORT_NAME, "port": 80, "protocol": "TCP", "targetPort": port, "appProtocol": "http"}]},
+        "spec": {"ports": [{"name": PORT_NAME, "port": 80, "protocol": "TCP", "targetPort": port, "appProtocol": app_protocol(protocol)}]},
     })
 }
 
 /// The Function's EndpointSlice: those that clients are sent to, and their port.
-pub fn slice(key: &FunctionKey, uid: &str, port: u16, addresses: &[IpAddr]) -> Value {
+pub fn slice(
+    key: &FunctionKey,
+    uid: &str,
+    port: u16,
+    protocol: Protocol,
+    addresses: &[IpAddr],
+) -> Value {
     let mut metadata = metadata(key, uid, &key.name);
     metadata["labels"][LABEL_SERVICE] = json!(key.name);
     metadata["labels"][LABEL_SLICE_MANAGER] = json!(MANAGER);
@@ -70,7 +86,7 @@ pub fn slice(key: &FunctionKey, uid: &str, port: u16, addresses: &[IpAddr]) -> V
         "metadata": metadata,
         "addressType": if v6 { "IPv6" } else { "IPv4" },
         "endpoints": endpoints,
-        "ports": [{"name": PORT_NAME, "port": port, "protocol": "TCP", "appProtocol": "http"}],
+        "ports": [{"name": PORT_NAME, "port": port, "protocol": "TCP", "appProtocol": app_protocol(protocol)}],
     })
 }
 

@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crds::{
     conditions::{ConditionType, Reason, Verdict},
+    control::Protocol,
     function::{Function, FunctionStatus},
     names::FunctionKey,
 };
@@ -232,7 +233,8 @@ async fn route(
         return Ok(());
     };
     let known = status_of(entry).is_some_and(|s| s.observed_generation.is_some());
-    let service = build::service(key, &uid, port);
+    let protocol = protocol(entry);
+    let service = build::service(key, &uid, port, protocol);
     match ctx.applier.service(key, entry, service).await? {
         Outcome::Foreign => {
             findings.route = Some(conflict(key));
@@ -255,15 +257,25 @@ async fn route(
     );
     findings.route = Some(way.verdict());
     let slice = match &way {
-        Way::Activators(activators) => build::slice(key, &uid, port, activators),
-        Way::Pods(pods, port) => build::slice(key, &uid, *port, pods),
+        Way::Activators(activators) => build::slice(key, &uid, port, protocol, activators),
+        Way::Pods(pods, port) => build::slice(key, &uid, *port, protocol, pods),
         Way::AsBefore if entry.slice.is_some() => return Ok(()),
-        Way::AsBefore => build::slice(key, &uid, port, &[]),
+        Way::AsBefore => build::slice(key, &uid, port, protocol, &[]),
     };
     if ctx.applier.slice(key, entry, slice).await? == Outcome::Foreign {
         findings.route = Some(conflict(key));
     }
     Ok(())
+}
+
+/// What clients are told that the Function speaks: what the revision does that serves, or else the one that will.
+fn protocol(entry: &Entry) -> Protocol {
+    let serving = entry.serving().and_then(|name| entry.serving_of(name));
+    let planned = || Some(entry.plan.as_deref()?.as_ref().ok()?.serving.protocol);
+    serving
+        .map(|serving| serving.protocol)
+        .or_else(planned)
+        .unwrap_or_default()
 }
 
 fn conflict(key: &FunctionKey) -> Verdict {

@@ -2,17 +2,25 @@
 
 use std::fmt::Write as _;
 
-use crds::names::REVISION_HASH_LEN;
+use crds::{control::Protocol, names::REVISION_HASH_LEN};
 use serde_json::Value;
 
-/// Name of the revision (and Deployment) of Function `name` with this template and port. The same template always gives the same name,
+/// Name of the revision (and Deployment) of Function `name` with this template, port and protocol. The same template always gives the same name,
 /// whatever the order of its fields, so applying an old template again finds its Deployment.
-pub fn name(function: &str, template: &Value, port: Option<&Value>) -> String {
+pub fn name(
+    function: &str,
+    template: &Value,
+    port: Option<&Value>,
+    protocol: Option<Protocol>,
+) -> String {
     let mut text = String::new();
     canonical(&mut text, template);
     if let Some(port) = port {
         // The port is part of what serves: moving it must not change the pods of a revision that has traffic.
         let _ = write!(text, "|port={port}");
+    }
+    if let Some(protocol) = protocol {
+        let _ = write!(text, "|protocol={protocol:?}");
     }
     let hash = format!("{:016x}", fnv1a(text.as_bytes()));
     format!("{function}-{}", &hash[hash.len() - REVISION_HASH_LEN..])
@@ -69,12 +77,19 @@ mod tests {
         let volume =
             json!({"spec": {"containers": [], "volumes": [{"name": "v", "emptyDir": {}}]}});
         let none = json!({"spec": {"containers": [], "volumes": [{"name": "v"}]}});
-        assert_eq!(name("hello", &a, None), name("hello", &b, None));
-        assert_ne!(name("hello", &a, None), name("hello", &c, None));
-        assert_ne!(name("hello", &volume, None), name("hello", &none, None));
+        assert_eq!(name("hello", &a, None, None), name("hello", &b, None, None));
+        assert_ne!(name("hello", &a, None, None), name("hello", &c, None, None));
         assert_ne!(
-            name("hello", &a, None),
-            name("hello", &a, Some(&json!(8080)))
+            name("hello", &volume, None, None),
+            name("hello", &none, None, None)
+        );
+        assert_ne!(
+            name("hello", &a, None, None),
+            name("hello", &a, Some(&json!(8080)), None)
+        );
+        assert_ne!(
+            name("hello", &a, None, None),
+            name("hello", &a, None, Some(Protocol::H2c))
         );
     }
 
@@ -82,6 +97,6 @@ mod tests {
     #[test]
     fn names_never_change() {
         let template = json!({"spec": {"containers": [{"name": "app", "image": "x:1"}]}});
-        assert_eq!(name("hello", &template, None), "hello-3a2246786c");
+        assert_eq!(name("hello", &template, None, None), "hello-3a2246786c");
     }
 }

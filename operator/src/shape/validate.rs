@@ -1,7 +1,7 @@
 //! From a Function to a [`Plan`]: everything that the builders need, checked once.
 
 use crds::{
-    control::Readiness,
+    control::{Protocol, Readiness},
     function::{DEFAULT_PORT, Function},
     names::FunctionKey,
 };
@@ -35,6 +35,9 @@ pub struct Plan {
 pub struct Serving {
     /// Port of the pods.
     pub port: u16,
+    /// What the port speaks.
+    #[serde(default)]
+    pub protocol: Protocol,
     /// How an activator finds out that a pod is ready.
     pub readiness: Readiness,
 }
@@ -79,9 +82,10 @@ pub fn plan(function: &Function) -> Result<Plan, Invalid> {
         IntOrString::String(s) => json!(s),
     });
     let key = function.key();
-    let revision = revision::name(&key.name, &template, port_value.as_ref());
+    let revision = revision::name(&key.name, &template, port_value.as_ref(), spec.protocol);
     let serving = Serving {
         port: found.port,
+        protocol: spec.protocol.unwrap_or(found.protocol),
         readiness: readiness(found.container, found.port),
     };
     let template = shape(template, &pod, &key, &revision, &found);
@@ -97,6 +101,8 @@ pub fn plan(function: &Function) -> Result<Plan, Invalid> {
 struct Found<'a> {
     port: u16,
     container: Option<&'a Container>,
+    /// What its name says that it speaks.
+    protocol: Protocol,
     /// The container must be told: nothing in the template says where to listen.
     inject: bool,
 }
@@ -110,22 +116,21 @@ fn serving_port<'a>(wanted: Option<&IntOrString>, pod: &'a PodSpec) -> Result<Fo
             ports.map(move |p| (c, p.name.as_deref().unwrap_or_default(), p.container_port))
         })
         .collect();
-    let found = |(container, _, port): &(&'a Container, &str, i32)| Found {
+    let found = |(container, name, port): &(&'a Container, &str, i32)| Found {
         port: u16::try_from(*port).unwrap_or(DEFAULT_PORT),
         container: Some(container),
+        protocol: protocol_of(name),
         inject: false,
     };
     match wanted {
         Some(IntOrString::Int(number)) => {
-            let declared = ports
-                .iter()
-                .find(|(_, _, port)| port == number)
-                .map(|(c, _, _)| *c);
+            let declared = ports.iter().find(|(_, _, port)| port == number);
             let port =
                 u16::try_from(*number).map_err(|_| Invalid::NoSuchPort(number.to_string()))?;
             Ok(Found {
                 port,
-                container: declared.or(pod.containers.first()),
+                container: declared.map(|(c, _, _)| *c).or(pod.containers.first()),
+                protocol: declared.map_or(Protocol::Http1, |(_, name, _)| protocol_of(name)),
                 inject: false,
             })
         }
@@ -149,6 +154,13 @@ fn serving_port<'a>(wanted: Option<&IntOrString>, pod: &'a PodSpec) -> Result<Fo
     }
 }
 
+fn protocol_of(port_name: &str) -> Protocol {
+    match port_name {
+        "h2c" => Protocol::H2c,
+        _ => Protocol::Http1,
+    }
+}
+
 /// No port is declared: the container's `PORT` variable says which, or is set to the default.
 fn undeclared_port(pod: &PodSpec) -> Result<Found<'_>, Invalid> {
     let container = pod.containers.first();
@@ -159,6 +171,7 @@ fn undeclared_port(pod: &PodSpec) -> Result<Found<'_>, Invalid> {
         return Ok(Found {
             port: DEFAULT_PORT,
             container,
+            protocol: Protocol::Http1,
             inject: true,
         });
     };
@@ -169,6 +182,7 @@ fn undeclared_port(pod: &PodSpec) -> Result<Found<'_>, Invalid> {
     Ok(Found {
         port,
         container,
+        protocol: Protocol::Http1,
         inject: false,
     })
 }

@@ -10,10 +10,15 @@ use std::{
 };
 
 use bytes::Bytes;
+use crds::control::Protocol;
 use http::{HeaderMap, Method, Request, Response, Uri};
 use http_body_util::{BodyExt as _, Either, Full, channel};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     net::{TcpListener, TcpSocket},
     sync::Notify,
@@ -34,7 +39,8 @@ type Reply = Response<Either<Full<Bytes>, channel::Channel<Bytes>>>;
 
 /// A running pod. It answers
 /// `/hello` with its name, `/echo` with the request's body, `/gate` with a body whose end waits for [`open`](Self::open),
-/// `/drip` in seven pieces, a tenth of a second apart, `/late` not at all before that, `/flood` without end, `/none` with 204, `/same` with 304, and `/trailers` with trailers.
+/// `/drip` in seven pieces, a tenth of a second apart, `/late` not at all before that, `/flood` without end, `/none` with 204, `/same` with 304, `/trailers` with trailers, and
+/// `/talk` with the request's body while it comes, and a trailer.
 pub(crate) struct Backend {
     pub(crate) address: SocketAddr,
     shared: Arc<Shared>,
@@ -43,6 +49,7 @@ pub(crate) struct Backend {
 
 struct Shared {
     name: &'static str,
+    protocol: Protocol,
     seen: Mutex<Vec<Seen>>,
     connections: AtomicUsize,
     gate: Notify,
@@ -61,7 +68,16 @@ impl Backend {
         Self::at(name, "127.0.0.1:0".parse().unwrap())
     }
 
+    /// One that speaks HTTP/2 and nothing else.
+    pub(crate) fn h2c(name: &'static str) -> Self {
+        Self::speaking(name, "127.0.0.1:0".parse().unwrap(), Protocol::H2c)
+    }
+
     pub(crate) fn at(name: &'static str, address: SocketAddr) -> Self {
+        Self::speaking(name, address, Protocol::Http1)
+    }
+
+    fn speaking(name: &'static str, address: SocketAddr, protocol: Protocol) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();
         socket.bind(address).unwrap();
@@ -69,6 +85,7 @@ impl Backend {
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             name,
+            protocol,
             seen: Mutex::default(),
             connections: AtomicUsize::new(0),
             gate: Notify::new(),
@@ -100,6 +117,11 @@ impl Backend {
         self.shared.gate.notify_one();
     }
 
+    /// Lets all requests to `/gate` and `/late` that wait go on.
+    pub(crate) fn open_all(&self) {
+        self.shared.gate.notify_waiters();
+    }
+
     /// Closes all open connections, but accepts new ones.
     pub(crate) fn hang_up(&self) {
         let next = CancellationToken::new();
@@ -127,14 +149,24 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
             let service = service_fn(|request| answer(Arc::clone(&shared), request));
-            let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-            hang_up.run_until_cancelled(connection).await
+            let stream = TokioIo::new(stream);
+            if shared.protocol == Protocol::H2c {
+                let builder = http2::Builder::new(TokioExecutor::new());
+                let connection = builder.serve_connection(stream, service);
+                hang_up.run_until_cancelled(connection).await
+            } else {
+                let connection = http1::Builder::new().serve_connection(stream, service);
+                hang_up.run_until_cancelled(connection).await
+            }
         });
     }
 }
 
 async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Reply, Infallible> {
     let (head, body) = request.into_parts();
+    if head.uri.path() == "/talk" {
+        return Ok(talk(body));
+    }
     let collected = body.collect().await;
     let (body, trailers) = match collected {
         Ok(collected) => {
@@ -199,6 +231,22 @@ fn flood() -> Reply {
     tokio::spawn(async move {
         let piece = Bytes::from(vec![b'x'; 64 << 10]);
         while out.send_data(piece.clone()).await.is_ok() {}
+    });
+    Response::new(Either::Right(body))
+}
+
+/// Answers each piece of the request as it comes, and ends as gRPC does.
+fn talk(mut heard: Incoming) -> Reply {
+    let (mut out, body) = channel::Channel::new(1);
+    tokio::spawn(async move {
+        while let Some(Ok(frame)) = heard.frame().await {
+            if let Ok(piece) = frame.into_data() {
+                out.send_data(piece).await.unwrap();
+            }
+        }
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", "0".parse().unwrap());
+        out.send_trailers(trailers).await.unwrap();
     });
     Response::new(Either::Right(body))
 }

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use crds::{
     control::{
-        Backends, Pod, PodState, Problem, Readiness, RevisionBackends, Route, ToActivator, Weight,
+        Backends, Pod, PodState, Problem, Protocol, Readiness, RevisionBackends, Route,
+        ToActivator, Weight,
     },
     names::FunctionKey,
 };
@@ -43,6 +44,7 @@ pub(crate) fn pods(function: &FunctionKey) -> Pods {
         revisions: vec![RevisionBackends {
             revision: REVISION.to_owned(),
             port: 1,
+            protocol: Protocol::Http1,
             readiness: Readiness::Connect,
             problem: None,
             pods: Vec::new(),
@@ -74,6 +76,11 @@ impl Pods {
 
     pub(crate) fn drain(mut self, number: u64) -> Self {
         self.0.drain = number;
+        self
+    }
+
+    pub(crate) fn protocol(mut self, protocol: Protocol) -> Self {
+        self.0.revisions[0].protocol = protocol;
         self
     }
 

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, bail, ensure};
 use crds::{
     control::{
-        Backends, Decoder, PATH, Pod, PodState, Readiness, RevisionBackends, Route, ToActivator,
-        ToOperator, Weight, encode,
+        Backends, Decoder, PATH, Pod, PodState, Protocol, Readiness, RevisionBackends, Route,
+        ToActivator, ToOperator, Weight, encode,
     },
     names::FunctionKey,
 };
@@ -108,6 +108,7 @@ fn pods(function: &FunctionKey, backend: SocketAddr) -> ToActivator {
         revisions: vec![RevisionBackends {
             revision: "1".into(),
             port: backend.port(),
+            protocol: Protocol::Http1,
             readiness: Readiness::Connect,
             problem: None,
             pods: vec![pod],

@@ -1,0 +1,145 @@
+//! Serving one client connection, in the protocol that its first bytes tell.
+
+use std::{
+    error::Error,
+    future::poll_fn,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use http::Request;
+use hyper::{
+    body::Incoming,
+    rt::Executor,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    client::{Client, Deadline},
+    metrics::Raised,
+    proxy::Entry,
+    serve::Server,
+};
+
+/// Longest wait for a request's head, and so for the next request on a kept connection: a little more than the
+/// 60 s after which common load balancers close theirs, so that they are the ones who do.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(65);
+
+/// Requests at once on an HTTP/2 connection; a client opens another one for more. RFC 9113 section 6.5.2 recommends at least 100.
+const MAX_STREAMS: u32 = 250;
+
+/// Bytes of a request's body that a client may send before the pod takes them, by stream: what a held request keeps in memory at most.
+const STREAM_WINDOW: u32 = 64 << 10;
+
+/// The same over all streams of a connection. Less than all streams together, so that a connection is bounded; a pod that does
+/// not read can therefore stop at most sixteen of them before it stops the others on the same connection.
+const CONNECTION_WINDOW: u32 = 1 << 20;
+
+/// Most bytes of a request's header fields, each counted with 32 bytes more, as RFC 9113 section 6.5.2 counts them.
+const MAX_HEADERS: u32 = 64 << 10;
+
+/// How often an HTTP/2 client whose requests are under way is asked whether it still lives, and how long it may take to say so.
+const PING: Duration = Duration::from_secs(30);
+const PONG: Duration = Duration::from_secs(20);
+
+/// Serves a connection until it ends.
+///
+/// # Errors
+/// What ended it, if it was not its client's or the server's wish.
+pub(crate) async fn serve(
+    server: Arc<Server>,
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    entry: Entry,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let _open = Raised::new(&server.metrics.connections);
+    // Here, so that it is this core's.
+    let stream = TcpStream::from_std(stream)?;
+    let (client, mut stream) = Client::new(stream, server.origin(peer.ip()));
+    let first = timeout(HEADER_TIMEOUT, stream.is_http2());
+    let http2 = match server.stop.run_until_cancelled(first).await {
+        Some(Ok(told)) => told?,
+        // Nothing has come, and nobody waits for an answer.
+        Some(Err(_)) | None => return Ok(()),
+    };
+    let deadline = client.deadline.clone();
+    let shared = Arc::new((client, entry, Arc::clone(&server.proxy)));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let shared = Arc::clone(&shared);
+        async move {
+            let (client, entry, proxy) = &*shared;
+            proxy.answer(client, entry, request).await
+        }
+    });
+    let stream = TokioIo::new(stream);
+    if http2 {
+        let connection = http2::Builder::new(Streams(server.connections.clone()))
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(MAX_HEADERS)
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PONG)
+            .serve_connection(stream, service);
+        run(connection, |c| c.graceful_shutdown(), &server, &deadline).await?;
+    } else {
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .serve_connection(stream, service)
+            .with_upgrades();
+        run(connection, |c| c.graceful_shutdown(), &server, &deadline).await?;
+    }
+    Ok(())
+}
+
+/// Polls a connection until it ends, is asked to by the server's stop, or is cut off: by force, or because its answer's deadline has passed.
+async fn run<C>(
+    connection: C,
+    shut_down: impl Fn(Pin<&mut C>),
+    server: &Server,
+    deadline: &Deadline,
+) -> hyper::Result<()>
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let mut connection = pin!(connection);
+    // Of its own, because polling a token locks it, and this is polled with every request.
+    let stop = server.stop.child_token();
+    let mut stopped = pin!(stop.cancelled());
+    let mut forced = pin!(server.force.cancelled());
+    let mut stopping = false;
+    poll_fn(|cx| {
+        if !stopping && stopped.as_mut().poll(cx).is_ready() {
+            stopping = true;
+            shut_down(connection.as_mut());
+        }
+        let cut_off = stopping && forced.as_mut().poll(cx).is_ready();
+        if cut_off || deadline.has_passed() {
+            return Poll::Ready(Ok(()));
+        }
+        connection.as_mut().poll(cx)
+    })
+    .await
+}
+
+/// Runs the requests of an HTTP/2 connection, each in a task on the same core.
+#[derive(Clone)]
+struct Streams(TaskTracker);
+
+impl<F> Executor<F> for Streams
+where
+    F: Future + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        self.0.spawn(Deadline::of_stream(stream));
+    }
+}
