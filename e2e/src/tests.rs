@@ -54,6 +54,7 @@ fn all() -> Vec<Case> {
     ], alone: []));
     all.extend(cases!(streams, together: [
         an_upgraded_connection_keeps_its_pod, one_that_is_not_counted_does_not, a_pod_that_says_that_it_is_busy_stays,
+        http2_reaches_functions_at_zero,
     ], alone: []));
     all.extend(cases!(api, together: [
         refuses_what_is_wrong_in_the_rules_words, takes_what_is_right, explains_itself, shows_columns,

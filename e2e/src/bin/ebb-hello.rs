@@ -5,12 +5,12 @@
 //! `/busy` says for a while that it works (200), then that it does not (204) · an `Upgrade` to any protocol is accepted and echoed.
 //!
 //! Environment: `PORT` (8080), `START_DELAY_MS` before it listens, `READY_DELAY_MS` before `/ready` says yes, `BUSY_MS` for `/busy`,
-//! `CRASH=1` to fail at the start. On SIGTERM it says on stdout how many requests are in flight, finishes them and leaves.
+//! `CRASH=1` to fail at the start, `H2C=1` to speak HTTP/2 only. On SIGTERM it says on stdout how many requests are in flight, finishes them and leaves.
 
 use std::convert::Infallible;
 use std::env;
 use std::net::Ipv4Addr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -22,9 +22,9 @@ use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -68,6 +68,7 @@ async fn serve() -> std::io::Result<()> {
         .and_then(|port| port.parse().ok())
         .unwrap_or(8080);
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?;
+    let h2c = env::var("H2C").is_ok_and(|value| value == "1");
     let (connections, stop) = (TaskTracker::new(), CancellationToken::new());
     loop {
         let accepted = tokio::select! {
@@ -85,22 +86,20 @@ async fn serve() -> std::io::Result<()> {
             IN_FLIGHT.fetch_sub(1, Relaxed);
             Ok::<_, Infallible>(answer)
         });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .serve_connection(TokioIo::new(socket), service)
-            .with_upgrades();
         let stopped = stop.clone();
-        connections.spawn(async move {
-            let mut connection = pin!(connection);
-            // An error here is the client's hanging up, which is no concern of this server.
-            tokio::select! {
-                _ = connection.as_mut() => {}
-                () = stopped.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    let _ = connection.await;
-                }
-            }
-        });
+        let socket = TokioIo::new(socket);
+        if h2c {
+            let connection = http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .serve_connection(socket, service);
+            connections.spawn(run(connection, stopped, |c| c.graceful_shutdown()));
+        } else {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .serve_connection(socket, service)
+                .with_upgrades();
+            connections.spawn(run(connection, stopped, |c| c.graceful_shutdown()));
+        }
     }
     println!(
         "SIGTERM with {} requests in flight",
@@ -111,6 +110,19 @@ async fn serve() -> std::io::Result<()> {
     connections.close();
     connections.wait().await;
     Ok(())
+}
+
+/// Serves a connection until it ends, or after `stopped` until its requests have ended.
+async fn run<C: Future>(connection: C, stopped: CancellationToken, shut_down: fn(Pin<&mut C>)) {
+    let mut connection = pin!(connection);
+    // An error here is the client's hanging up, which is no concern of this server.
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = stopped.cancelled() => {
+            shut_down(connection.as_mut());
+            let _ = connection.await;
+        }
+    }
 }
 
 fn millis(variable: &str) -> Duration {

@@ -3,12 +3,19 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request};
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use k8s_openapi::api::core::v1::Service;
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::sleep,
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::scene::{Scene, names};
 
@@ -83,4 +90,59 @@ pub(super) async fn a_pod_that_says_that_it_is_busy_stays(scene: Scene) -> Resul
         "a busy pod was removed"
     );
     scene.wait_zero("hello", SOON * 2).await
+}
+
+/// Requests of HTTP/2 at once on one connection, with bodies and trailers that must come back, to a Function at zero.
+async fn converse(scene: &Scene, function: &str) -> Result<()> {
+    let address = scene.address(function).await?;
+    let stream = TokioIo::new(TcpStream::connect(address).await?);
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
+    let connection = AbortOnDropHandle::new(tokio::spawn(connection));
+    let requests = (0..20).map(|number| {
+        let (mut sender, function) = (sender.clone(), function.to_owned());
+        async move {
+            let mut trailers = HeaderMap::new();
+            trailers.insert("x-number", HeaderValue::from(number));
+            let body = Full::new(Bytes::from(format!("request {number}")));
+            let body = body.with_trailers(async move { Some(Ok(trailers)) });
+            let request = Request::post(format!("http://{function}/echo"))
+                .header("te", "trailers")
+                .header("trailer", "x-number")
+                .body(body.boxed())?;
+            let answer = sender.send_request(request).await?;
+            let status = answer.status();
+            let answer = answer.into_body().collect().await?;
+            let trailers = answer.trailers().cloned().unwrap_or_default();
+            let body = answer.to_bytes();
+            ensure!(status == 200, "{status}: {body:?}");
+            ensure!(body == format!("request {number}"), "{body:?} came back");
+            Ok(trailers.get("x-number") == Some(&HeaderValue::from(number)))
+        }
+    });
+    let with_trailers = futures::future::try_join_all(requests).await?;
+    drop(connection);
+    ensure!(
+        with_trailers.iter().all(|with| *with),
+        "trailers are missing: {with_trailers:?}"
+    );
+    Ok(())
+}
+
+pub(super) async fn http2_reaches_functions_at_zero(scene: Scene) -> Result<()> {
+    let mut spec = scene.with_env(&[("H2C", "1")]);
+    spec["protocol"] = json!("h2c");
+    spec["scale"] = json!({"idleAfter": "1s"});
+    scene.function("grpc", spec).await?;
+    scene.wait_zero("grpc", SOON).await?;
+    converse(&scene, "grpc").await?;
+    let answer = scene.get("grpc", "/").await?;
+    answer.expect(200)?;
+    let service = scene.api::<Service>().get("grpc").await?;
+    let ports = service.spec.and_then(|spec| spec.ports).unwrap_or_default();
+    let protocol = ports.first().and_then(|port| port.app_protocol.as_deref());
+    ensure!(
+        protocol == Some("kubernetes.io/h2c"),
+        "appProtocol is {protocol:?}"
+    );
+    scene.wait_zero("grpc", SOON).await
 }

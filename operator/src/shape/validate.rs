@@ -284,6 +284,28 @@ mod tests {
     }
 
     #[test]
+    fn the_protocol_is_what_the_spec_or_the_ports_name_says() {
+        let protocol = |spec| planned(spec).unwrap().serving.protocol;
+        let ports = json!([{"containerPort": 9000, "name": "h2c"}]);
+        let h2c = one(json!({"name": "app", "ports": ports}));
+        let with = |key: &str, value: Value| {
+            let mut spec = h2c.clone();
+            spec[key] = value;
+            spec
+        };
+        assert_eq!(protocol(one(json!({"name": "app"}))), Protocol::Http1);
+        assert_eq!(protocol(h2c.clone()), Protocol::H2c);
+        assert_eq!(protocol(with("port", json!(9000))), Protocol::H2c);
+        assert_eq!(protocol(with("port", json!("h2c"))), Protocol::H2c);
+        assert_eq!(protocol(with("port", json!(9001))), Protocol::Http1);
+        assert_eq!(protocol(with("protocol", json!("http1"))), Protocol::Http1);
+        // A Deployment of an earlier Ebb does not say.
+        let before = json!({"port": 8080, "readiness": {"probe": "connect"}});
+        let serving: Serving = serde_json::from_value(before).unwrap();
+        assert_eq!(serving.protocol, Protocol::Http1);
+    }
+
+    #[test]
     fn finds_the_serving_port() {
         let two = json!([{"containerPort": 9090, "name": "metrics"}, {"containerPort": 8000, "name": "http"}]);
         let unnamed = json!([{"containerPort": 1}, {"containerPort": 2}]);
