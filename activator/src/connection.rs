@@ -45,6 +45,10 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 /// Most bytes of a request's header fields, each counted with 32 bytes more, as RFC 9113 section 6.5.2 counts them.
 const MAX_HEADERS: u32 = 64 << 10;
 
+/// The same for a client of HTTP/1.1, whose request line counts too; more is answered 431. It is also the most that is read
+/// of a body before the pod takes it. Fields: hyper's own limit, 100.
+const MAX_HEAD: usize = 64 << 10;
+
 /// How often an HTTP/2 client whose requests are under way is asked whether it still lives, and how long it may take to say so.
 const PING: Duration = Duration::from_secs(30);
 const PONG: Duration = Duration::from_secs(20);
@@ -94,6 +98,7 @@ pub(crate) async fn serve(
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIMEOUT)
+            .max_buf_size(MAX_HEAD)
             .serve_connection(stream, service)
             .with_upgrades();
         run(connection, |c| c.graceful_shutdown(), &server, &deadline).await?;

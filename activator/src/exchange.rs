@@ -178,6 +178,11 @@ impl<'a> Exchange<'a> {
             Ok(Err(error)) => error,
             Err(_) => return Err(self.too_slow().into()),
         };
+        if error.error().is_user() {
+            // Nothing of ours fails here but the body, which is the client's.
+            let text = "the request's body broke off or is malformed";
+            return Err(Refusal::new(Reason::BadRequest, text).into());
+        }
         // What hyper hands back was not sent, so it may be sent whatever it is.
         self.request = error.take_message().or(copy);
         self.resends += 1;

@@ -121,7 +121,7 @@ fn set_host(head: &mut request::Parts, default: impl FnOnce() -> String) -> Resu
     let bad = || {
         Refusal::new(
             Reason::BadRequest,
-            "the request has no valid target or host",
+            "the request has no valid target, or not exactly one valid Host",
         )
     };
     if let Some(authority) = head.uri.authority() {
@@ -129,12 +129,25 @@ fn set_host(head: &mut request::Parts, default: impl FnOnce() -> String) -> Resu
         head.headers.insert(header::HOST, host);
         let path = head.uri.path_and_query().cloned();
         head.uri = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
-    } else if !head.headers.contains_key(header::HOST) {
-        // HTTP/1.0 needs no Host; HTTP/1.1, which pods are spoken to, does.
-        let host = HeaderValue::try_from(default()).map_err(|_| bad())?;
-        head.headers.insert(header::HOST, host);
+        return Ok(());
     }
-    Ok(())
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
+        // HTTP/1.0 needs no Host; what pods are spoken to in does.
+        (None, _) if head.version == Version::HTTP_10 => {
+            let host = HeaderValue::try_from(default()).map_err(|_| bad())?;
+            head.headers.insert(header::HOST, host);
+            Ok(())
+        }
+        _ => Err(bad()),
+    }
+}
+
+/// Whether a Host has only the characters of one (RFC 3986 section 3.2.2) and of a port; it may be empty. What is no host to us could be another one to the pod.
+fn is_host(host: &[u8]) -> bool {
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(b);
+    host.iter().all(plain)
 }
 
 /// Removes what is meant for the next hop only (RFC 9110 section 7.6.1). `Trailer` stays: hyper sends only announced trailers.

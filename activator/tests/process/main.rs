@@ -3,6 +3,7 @@
 
 mod control;
 mod drain;
+mod edges;
 mod forward;
 mod headers;
 mod hold;
