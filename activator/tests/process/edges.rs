@@ -121,6 +121,7 @@ async fn hosts() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "it is a table")]
 async fn lengths_and_codings() {
     let chunks = "4\r\nbody\r\n0\r\n\r\n";
     let seen = check(vec![
