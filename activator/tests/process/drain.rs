@@ -74,7 +74,11 @@ async fn a_drain_that_was_cancelled_is_never_told_to_be_over() {
     // That a request is held shows that the drain has begun, and that it goes, that it is cancelled.
     let held = eventually("the drain has begun", async || {
         let request = tokio::spawn(client::get(world.address, "/hello"));
-        tokio::time::sleep(A_WHILE).await;
+        eventually("it is answered or held", async || {
+            let held = world.metric("ebb_activator_requests_held").await == 1.0;
+            (held || request.is_finished()).then_some(())
+        })
+        .await;
         (!request.is_finished()).then_some(request)
     })
     .await;
