@@ -132,6 +132,16 @@ pub enum Protocol {
     H2c,
 }
 
+impl Protocol {
+    /// As it is written in a Function. The names of revisions are made of it, so it never changes.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Http1 => "http1",
+            Self::H2c => "h2c",
+        }
+    }
+}
+
 /// How an activator finds out that a starting pod can take requests, before the kubelet (whose probes have a grain of a second) says so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "probe")]

@@ -20,7 +20,7 @@ pub fn name(
         let _ = write!(text, "|port={port}");
     }
     if let Some(protocol) = protocol {
-        let _ = write!(text, "|protocol={protocol:?}");
+        let _ = write!(text, "|protocol={}", protocol.name());
     }
     let hash = format!("{:016x}", fnv1a(text.as_bytes()));
     format!("{function}-{}", &hash[hash.len() - REVISION_HASH_LEN..])
