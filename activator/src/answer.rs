@@ -83,7 +83,7 @@ impl Refusal {
         }
     }
 
-    /// The answer to the request of this ID.
+    /// The answer to the request of this ID; in gRPC's words if `grpc`.
     pub(crate) fn into_response(self, id: &HeaderValue, grpc: bool) -> Response<Reply> {
         let id = String::from_utf8_lossy(id.as_bytes());
         tracing::debug!(reason = self.reason.name(), %id, text = %self.text, "request refused");
