@@ -1,6 +1,10 @@
 //! The report of what Functions did: each second, and out of turn when a load has risen suddenly.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use crds::{
     control::{FunctionStats, STATS_PERIOD_MS, SURGE_MS, ToOperator},
@@ -9,7 +13,7 @@ use crds::{
 use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, sleep_until},
 };
 
 use crate::{function::Function, functions::Functions, operators::Operators};
@@ -20,6 +24,9 @@ const MAX_PODS_IN_FRAME: usize = 10_000;
 
 /// How long a rise must last.
 const SURGE: Duration = Duration::from_millis(SURGE_MS);
+
+/// Time between two reports of all Functions.
+const PERIOD: Duration = Duration::from_millis(STATS_PERIOD_MS);
 
 /// Functions whose load has risen suddenly, oldest first. Each stands here once between two of its samples.
 #[derive(Debug, Default)]
@@ -57,22 +64,38 @@ impl Surges {
 
 /// Reports until dropped. On the way it closes connections to pods that were not used for a while.
 pub(crate) async fn run(functions: Arc<Functions>, surges: Arc<Surges>, operators: Arc<Operators>) {
-    let mut ticks = interval(Duration::from_millis(STATS_PERIOD_MS));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut tick = Instant::now() + until_tick();
     loop {
-        let reported = tokio::select! {
-            _ = ticks.tick() => {
+        tokio::select! {
+            () = sleep_until(tick) => {
                 let all = functions.all();
                 sweep(&all);
-                all
+                report(&all, true, &operators);
+                tick = Instant::now() + until_tick();
             }
-            keys = surges.lasting() => keys.iter().filter_map(|key| functions.get(key)).collect(),
-        };
-        let active: Vec<_> = reported.iter().filter_map(|f| stats(f)).collect();
-        for functions in frames(active) {
-            operators.send(&ToOperator::Stats { functions });
+            keys = surges.lasting() => {
+                let risen: Vec<_> = keys.iter().filter_map(|key| functions.get(key)).collect();
+                report(&risen, false, &operators);
+            }
         }
     }
+}
+
+fn report(functions: &[Arc<Function>], regular: bool, operators: &Operators) {
+    let active = functions.iter().filter_map(|f| stats(f, regular)).collect();
+    for functions in frames(active) {
+        operators.send(&ToOperator::Stats { functions });
+    }
+}
+
+/// Time to the next report: all activators report at the same moments of the wall clock, so that their reports are of the same time and
+/// the operator may add them up.
+fn until_tick() -> Duration {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let into_period = since.as_micros() % u128::from(STATS_PERIOD_MS * 1_000);
+    PERIOD.saturating_sub(Duration::from_micros(into_period as u64))
 }
 
 /// Cuts a report into frames of a bounded length. One Function's pods are never more than a frame holds.
@@ -102,8 +125,8 @@ fn sweep(functions: &[Arc<Function>]) {
 }
 
 /// What `function` did since the last report, if there is something to say.
-fn stats(function: &Function) -> Option<FunctionStats> {
-    let sample = function.gate.sample()?;
+fn stats(function: &Function, regular: bool) -> Option<FunctionStats> {
+    let sample = function.gate.sample(regular)?;
     let pods = function.gate.loads().into_iter();
     Some(FunctionStats {
         function: function.key.clone(),

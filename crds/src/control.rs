@@ -282,7 +282,7 @@ pub enum ToOperator {
 /// Milliseconds after which a [`ToOperator::Wake`] that led to nothing is sent again.
 pub const WAKE_REPEAT_MS: u64 = 1_000;
 
-/// Milliseconds between two [`ToOperator::Stats`].
+/// Milliseconds between two [`ToOperator::Stats`], which are sent when the wall clock's time is a multiple of it.
 pub const STATS_PERIOD_MS: u64 = 1_000;
 
 /// Milliseconds that a sudden rise of a Function's load must last before it is reported out of turn: a burst that is answered sooner needs
@@ -299,7 +299,7 @@ pub struct FunctionStats {
     pub in_flight: u32,
     /// Requests that wait now.
     pub queued: u32,
-    /// Requests that arrived in a second, since the last report.
+    /// Requests that arrived in a second, since the last regular report.
     pub rps: f64,
     /// Time-weighted average of in-flight and waiting requests since the last report.
     pub concurrency: f64,

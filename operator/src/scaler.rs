@@ -35,7 +35,7 @@ use crate::{
     queue::Queue,
     scaler::{
         policy::Scaling,
-        unit::{Step, Surroundings, Unit, Write, counts::Failed},
+        unit::{REPORTS_APART, Step, Surroundings, Unit, Write, counts::Failed},
         write::Writer,
     },
 };
@@ -104,7 +104,7 @@ pub async fn run(parts: Parts, mut inbox: mpsc::Receiver<Message>) {
     let changed = parts.changed.clone();
     let mut scaler = Scaler {
         parts,
-        epoch: Instant::now(),
+        epoch: epoch(),
         units: HashMap::new(),
         writes: JoinSet::new(),
     };
@@ -179,12 +179,10 @@ impl Scaler {
             ToOperator::Stats { functions } => {
                 for stats in functions {
                     let epoch = self.epoch;
-                    let active_at = at
-                        .checked_sub(Duration::from_millis(stats.idle_ms))
-                        .unwrap_or(epoch);
                     let unit = self.unit(&stats.function);
-                    unit.reported(session, &stats, active_at, epoch);
-                    self.step(&stats.function);
+                    unit.reported(session, &stats, at, epoch);
+                    let changed = &self.parts.changed;
+                    changed.add_after(&stats.function, REPORTS_APART);
                 }
             }
             ToOperator::Drained { function, drain } => {
@@ -358,8 +356,19 @@ impl Scaler {
 }
 
 fn unix_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(since_1970().as_millis()).unwrap_or(u64::MAX)
+}
+
+fn since_1970() -> Duration {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default()
+}
+
+/// Where decisions' clock begins: half a second before a second of the wall clock. Activators report at its seconds, so each second of the
+/// windows gets one report, whichever way it is late.
+fn epoch() -> Instant {
+    let now = Instant::now();
+    let into_second = Duration::from_nanos(since_1970().subsec_nanos().into());
+    now.checked_sub(into_second + Duration::from_millis(500))
+        .unwrap_or(now)
 }

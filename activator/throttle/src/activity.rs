@@ -11,7 +11,7 @@ pub struct Sample {
     pub in_flight: u32,
     /// Requests that wait now.
     pub queued: u32,
-    /// Requests that arrived in a second, since the last sample.
+    /// Requests that arrived in a second, since the last regular sample.
     pub rps: f64,
     /// Time-weighted average of the requests in pods and in line since the last sample.
     pub concurrency: f64,
@@ -35,7 +35,11 @@ pub(crate) struct Activity {
     /// Request-seconds from `sampled` to `changed`.
     weighted: f64,
     sampled: Instant,
+    /// Requests that arrived since `counted`.
     arrivals: u32,
+    counted: Instant,
+    /// Arrivals in a second, by the last regular sample.
+    rps: f64,
     /// The level from which on a rise is sudden; `None` while one has been noticed and not been sampled.
     surge_at: Option<u32>,
     /// Whether the last sample had nothing to say, so that there is none until something happens.
@@ -50,6 +54,8 @@ impl Activity {
             weighted: 0.0,
             sampled: now,
             arrivals: 0,
+            counted: now,
+            rps: 0.0,
             surge_at: Some(SURGE_LEAST),
             quiet: true,
         }
@@ -59,7 +65,7 @@ impl Activity {
         self.arrivals = self.arrivals.saturating_add(1);
     }
 
-    /// From `now` on there are `level` requests. Returns whether that is a sudden rise that was not noticed before; what was
+    /// From `now` on there are `level` requests. Returns whether that is a sudden rise that was not noticed before; what the level was
     /// before it then no longer counts.
     pub(crate) fn set(&mut self, level: u32, now: Instant) -> bool {
         if level == self.level {
@@ -69,14 +75,23 @@ impl Activity {
         let surge = level > self.level && self.surge_at.is_some_and(|at| level >= at);
         self.level = level;
         if surge {
-            (self.weighted, self.arrivals, self.sampled) = (0.0, 0, now);
+            (self.weighted, self.sampled) = (0.0, now);
             self.surge_at = None;
         }
         surge
     }
 
     /// What happened since the last sample; `None` if nothing did, after having said so once.
-    pub(crate) fn sample(&mut self, in_flight: u32, queued: u32, now: Instant) -> Option<Sample> {
+    ///
+    /// Only a regular sample ends the time over which arrivals are counted: activators take it at the same moments, so that the rates over
+    /// all of them add up however a load moves between them.
+    pub(crate) fn sample(
+        &mut self,
+        in_flight: u32,
+        queued: u32,
+        regular: bool,
+        now: Instant,
+    ) -> Option<Sample> {
         let idle = match self.level {
             0 => now.saturating_duration_since(self.changed),
             _ => Duration::ZERO,
@@ -86,7 +101,7 @@ impl Activity {
         }
         let active = self.level > 0 || self.arrivals > 0 || self.weighted > 0.0;
         if !active && self.quiet {
-            self.sampled = now;
+            (self.sampled, self.counted, self.rps) = (now, now, 0.0);
             return None;
         }
         let span = now.saturating_duration_since(self.sampled);
@@ -94,18 +109,22 @@ impl Activity {
             return None;
         }
         self.quiet = !active;
-        let per_second = |amount: f64| amount / span.as_secs_f64();
+        let counted = now.saturating_duration_since(self.counted);
+        let mut rps = f64::from(self.arrivals) / counted.max(SHORTEST).as_secs_f64();
+        if regular {
+            (self.counted, self.arrivals, self.rps) = (now, 0, rps);
+        } else {
+            rps = rps.max(self.rps);
+        }
         let sample = Sample {
             in_flight,
             queued,
-            rps: per_second(f64::from(self.arrivals)),
-            concurrency: per_second(self.weighted),
+            rps,
+            concurrency: self.weighted / span.as_secs_f64(),
             idle,
         };
         self.surge_at = Some(SURGE_LEAST.max((2.0 * sample.concurrency).ceil() as u32));
-        self.sampled = now;
-        self.weighted = 0.0;
-        self.arrivals = 0;
+        (self.sampled, self.weighted) = (now, 0.0);
         Some(sample)
     }
 

@@ -72,10 +72,12 @@ impl<P: Clone> Gate<P> {
     }
 
     /// What happened since the last sample; `None` if nothing did, after having said so once.
-    pub fn sample(&self) -> Option<Sample> {
+    /// A `regular` one is taken at the same moments everywhere; others come between them, at a sudden rise.
+    pub fn sample(&self, regular: bool) -> Option<Sample> {
         let mut state = self.state.lock();
         let (in_flight, queued) = (state.in_flight, waiting(&state));
-        state.activity.sample(in_flight, queued, Instant::now())
+        let now = Instant::now();
+        state.activity.sample(in_flight, queued, regular, now)
     }
 
     /// Requests in each pod that has any, by the pod's id; nothing while there is only one pod.

@@ -245,7 +245,7 @@ fn revisions_get_their_shares_and_those_who_wait_move_with_them() {
 #[tokio::test(start_paused = true)]
 async fn activity_is_weighted_by_time_and_falls_silent() {
     let (gate, _) = gate(10);
-    assert_eq!(gate.sample(), None);
+    assert_eq!(gate.sample(true), None);
     let waiter = waiter(&gate);
     tokio::time::advance(Duration::from_millis(500)).await;
     gate.update(target(0, &[("a", Serving)]));
@@ -254,20 +254,20 @@ async fn activity_is_weighted_by_time_and_falls_silent() {
     tokio::time::advance(Duration::from_millis(250)).await;
     drop(two);
     tokio::time::advance(Duration::from_millis(250)).await;
-    let sample = gate.sample().unwrap();
+    let sample = gate.sample(true).unwrap();
     assert_eq!((sample.in_flight, sample.queued, sample.rps), (1, 0, 3.0));
     assert!((sample.concurrency - 1.25).abs() < 1e-6, "{sample:?}");
     assert_eq!(sample.idle, Duration::ZERO);
     tokio::time::advance(Duration::from_millis(300)).await;
     drop(one);
     tokio::time::advance(Duration::from_millis(700)).await;
-    let sample = gate.sample().unwrap();
+    let sample = gate.sample(true).unwrap();
     assert!((sample.concurrency - 0.3).abs() < 1e-6, "{sample:?}");
     assert_eq!(sample.idle, Duration::from_millis(700));
     tokio::time::advance(Duration::from_secs(1)).await;
-    let last = gate.sample().unwrap();
+    let last = gate.sample(true).unwrap();
     assert_eq!((last.rps, last.idle), (0.0, Duration::from_millis(1700)));
-    assert_eq!(gate.sample(), None);
+    assert_eq!(gate.sample(true), None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -282,18 +282,22 @@ async fn a_sudden_rise_is_noticed_once_and_sampled_alone() {
     gate.update(target(0, &[("a", Serving)]));
     let mut slots = vec![slot(&gate)];
     tokio::time::advance(Duration::from_secs(1)).await;
-    assert_eq!(gate.sample().unwrap().concurrency, 1.0);
+    assert_eq!(gate.sample(true).unwrap().concurrency, 1.0);
     tokio::time::advance(Duration::from_millis(700)).await;
     slots.extend((0..2).map(|_| slot(&gate)));
     assert_eq!(*surges.lock().unwrap(), 0, "three are no surge yet");
     slots.extend((0..7).map(|_| slot(&gate)));
     assert_eq!(*surges.lock().unwrap(), 1);
     tokio::time::advance(Duration::from_millis(100)).await;
-    assert_eq!(gate.sample(), None, "too short to say anything");
+    assert_eq!(gate.sample(true), None, "too short to say anything");
     tokio::time::advance(Duration::from_millis(400)).await;
-    let sample = gate.sample().unwrap();
+    let sample = gate.sample(true).unwrap();
     // The seven came at the moment of the rise, the one that made it a rise is not an arrival after it.
     assert!((sample.concurrency - 10.0).abs() < 1e-6, "{sample:?}");
+    assert!(
+        (sample.rps - 9.0 / 1.2).abs() < 1e-6,
+        "of all the time, not of the rise alone: {sample:?}"
+    );
     slots.extend((0..9).map(|_| slot(&gate)));
     assert_eq!(*surges.lock().unwrap(), 1, "less than twice");
     slots.push(slot(&gate));

@@ -39,12 +39,18 @@ const LEADER_FIRST: Duration = Duration::from_secs(1);
 /// not waited for.
 const FIRST_POD: Duration = Duration::from_secs(2);
 
+/// How far apart the activators' reports of one second may arrive. Added up earlier, a load that has moved from one activator to
+/// another would count twice, with the new report of the one and the old report of the other.
+pub const REPORTS_APART: Duration = Duration::from_millis(50);
+
 /// One Function's state in the scaler.
 #[derive(Debug)]
 pub struct Unit {
     state: autoscale::State,
     decided: Option<Decision>,
     reports: Reports,
+    /// When the reports of the second are all there; `None` when nothing came since.
+    reported_by: Option<Instant>,
     leaving: Leaving,
     counts: Counts,
     contest: Contest,
@@ -120,6 +126,7 @@ impl Unit {
             state: autoscale::State::new(ready, now - epoch),
             decided: None,
             reports: Reports::default(),
+            reported_by: None,
             leaving: Leaving::default(),
             counts: Counts::default(),
             contest: Contest::default(),
@@ -137,17 +144,20 @@ impl Unit {
         });
     }
 
-    /// An activator's report, of a Function whose last request ended, or still ran, at `active_at`.
+    /// An activator's report, received at `at`. It counts from [`REPORTS_APART`] later on, when those of the other activators are there.
     pub fn reported(
         &mut self,
         session: SessionId,
         stats: &FunctionStats,
-        active_at: Instant,
+        at: Instant,
         epoch: Instant,
     ) {
+        let idle = Duration::from_millis(stats.idle_ms);
+        let active_at = at.checked_sub(idle).unwrap_or(epoch);
         self.state
             .active_at(active_at.saturating_duration_since(epoch));
         self.reports.told(session, stats);
+        self.reported_by.get_or_insert(at + REPORTS_APART);
     }
 
     /// An activator has nothing in flight to the pods of this drain.
@@ -220,6 +230,7 @@ impl Unit {
             changed_by: changed_by.filter(|_| around.leader),
             ..Step::default()
         };
+        step.look_again(self.reported_by);
         step.look_again(self.contest.over_at());
         self.decided = Some(decision);
         self.raise(entry, &targets, around, &mut step);
@@ -239,7 +250,11 @@ impl Unit {
         let starting = self
             .wake
             .is_some_and(|wake| wake.from_zero && around.now < wake.since + FIRST_POD);
-        if !starting {
+        let alone = around.sessions.len() <= 1;
+        self.reported_by = self
+            .reported_by
+            .filter(|all_there| !alone && around.now < *all_there);
+        if !starting && self.reported_by.is_none() {
             self.state.record(policy, load.concurrency, load.rps, now);
         }
         let serving = entry.serving();

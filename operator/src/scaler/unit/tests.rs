@@ -138,10 +138,10 @@ impl World {
             queued: 0,
             rps: f64::from(in_flight),
             concurrency: f64::from(in_flight),
-            idle_ms: 0,
+            idle_ms: (idle * 1e3) as u64,
         };
-        let at = self.now - Duration::from_secs_f64(idle);
-        self.unit.reported(session, &stats, at, self.epoch);
+        self.unit.reported(session, &stats, self.now, self.epoch);
+        self.now += REPORTS_APART;
     }
 
     /// A load over some seconds, told each second; every write is done at once. Returns the counts that were written.
@@ -568,4 +568,28 @@ fn startup_times_count_from_the_wake() {
         (startup.scaled_us, startup.scheduled_us, startup.started_us),
         (3_000, 203_000, 203_000)
     );
+}
+
+#[test]
+fn a_load_that_moves_between_activators_counts_once() {
+    let mut world = World::scaled(json!({"metric": "rps", "target": 10, "utilization": 100}));
+    world.warm();
+    world.after(2.0);
+    world.report(A, 10, 0.0);
+    world.now -= REPORTS_APART;
+    world.report(B, 10, 0.0);
+    assert_eq!(world.step(), [(1, 2)]);
+    world.pod("p2");
+    world.after(1.0);
+    world.report(A, 20, 0.0);
+    world.now -= REPORTS_APART / 2;
+    let step = world.look();
+    assert_eq!(step.writes, [], "the other's report is a second old");
+    assert!(
+        step.again
+            .is_some_and(|again| again <= world.now + REPORTS_APART / 2)
+    );
+    world.report(B, 0, 0.0);
+    assert_eq!(world.step(), [], "20 in a second as before");
+    assert_eq!(world.unit.decided().unwrap().load.stable, 20.0);
 }
