@@ -23,6 +23,9 @@ pub struct Sample {
 /// compare with twice, and below four a regular sample comes soon enough.
 const SURGE_LEAST: u32 = 4;
 
+/// How long a rise may go on: half of the time after which it is reported, so that the other half shows what it came to.
+const RISE: Duration = Duration::from_millis(250);
+
 /// A sample of a shorter time says nothing; it comes with the next one.
 const SHORTEST: Duration = Duration::from_millis(200);
 
@@ -42,6 +45,8 @@ pub(crate) struct Activity {
     rps: f64,
     /// The level from which on a rise is sudden; `None` while one has been noticed and not been sampled.
     surge_at: Option<u32>,
+    /// When a sudden rise began, and the level from which on its average counts.
+    rise: Option<(Instant, u32)>,
     /// Whether the last sample had nothing to say, so that there is none until something happens.
     quiet: bool,
 }
@@ -57,6 +62,7 @@ impl Activity {
             counted: now,
             rps: 0.0,
             surge_at: Some(SURGE_LEAST),
+            rise: None,
             quiet: true,
         }
     }
@@ -75,10 +81,26 @@ impl Activity {
         let surge = level > self.level && self.surge_at.is_some_and(|at| level >= at);
         self.level = level;
         if surge {
-            (self.weighted, self.sampled) = (0.0, now);
             self.surge_at = None;
+            self.rise = Some((now, level));
+            (self.weighted, self.sampled) = (0.0, now);
+        } else {
+            self.go_on_rising(now);
         }
         surge
+    }
+
+    /// A rise takes a moment, and what it passes through is not what it comes to: the average begins anew with each tenth more.
+    fn go_on_rising(&mut self, now: Instant) {
+        let Some((began, from)) = self.rise else {
+            return;
+        };
+        if now.saturating_duration_since(began) >= RISE {
+            self.rise = None;
+        } else if u64::from(self.level) * 10 >= u64::from(from) * 11 {
+            self.rise = Some((began, self.level));
+            (self.weighted, self.sampled) = (0.0, now);
+        }
     }
 
     /// What happened since the last sample; `None` if nothing did, after having said so once.
@@ -124,7 +146,7 @@ impl Activity {
             idle,
         };
         self.surge_at = Some(SURGE_LEAST.max((2.0 * sample.concurrency).ceil() as u32));
-        (self.sampled, self.weighted) = (now, 0.0);
+        (self.sampled, self.weighted, self.rise) = (now, 0.0, None);
         Some(sample)
     }
 

@@ -303,3 +303,20 @@ async fn a_sudden_rise_is_noticed_once_and_sampled_alone() {
     slots.push(slot(&gate));
     assert_eq!(*surges.lock().unwrap(), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_rise_is_sampled_for_what_it_came_to() {
+    let (gate, _) = gate(10);
+    gate.update(target(0, &[("a", Serving)]));
+    let mut slots = Vec::new();
+    for _ in 0..100 {
+        slots.push(slot(&gate));
+        tokio::time::advance(Duration::from_millis(1)).await;
+    }
+    tokio::time::advance(Duration::from_millis(400)).await;
+    let sample = gate.sample(false).unwrap();
+    assert!(sample.concurrency > 98.0, "{sample:?}");
+    slots.truncate(50);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(gate.sample(true).unwrap().concurrency, 50.0);
+}
