@@ -19,6 +19,8 @@ pub(crate) enum Reason {
     BadRequest,
     /// Too many requests wait for the Function.
     QueueFull,
+    /// All pods were at the Function's `concurrencyLimit` for too long.
+    AtLimit,
     /// The Function was deleted.
     Removed,
     /// No pod was ready in time.
@@ -32,10 +34,11 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::UnknownHost,
         Self::BadRequest,
         Self::QueueFull,
+        Self::AtLimit,
         Self::Removed,
         Self::NoPod,
         Self::PodProblem,
@@ -48,6 +51,7 @@ impl Reason {
             Self::UnknownHost => "unknown-host",
             Self::BadRequest => "bad-request",
             Self::QueueFull => "queue-full",
+            Self::AtLimit => "at-limit",
             Self::Removed => "removed",
             Self::NoPod => "no-pod",
             Self::PodProblem => "pod-problem",
@@ -60,7 +64,7 @@ impl Reason {
         match self {
             Self::UnknownHost => StatusCode::NOT_FOUND,
             Self::BadRequest => StatusCode::BAD_REQUEST,
-            Self::QueueFull | Self::Removed => StatusCode::SERVICE_UNAVAILABLE,
+            Self::QueueFull | Self::AtLimit | Self::Removed => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoPod | Self::PodProblem | Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::PodFailed => StatusCode::BAD_GATEWAY,
         }
@@ -94,7 +98,7 @@ impl Refusal {
         };
         let headers = response.headers_mut();
         headers.insert(REASON_HEADER, HeaderValue::from_static(self.reason.name()));
-        if self.reason == Reason::QueueFull {
+        if matches!(self.reason, Reason::QueueFull | Reason::AtLimit) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if matches!(self.reason, Reason::Removed | Reason::BadRequest) {

@@ -1,6 +1,6 @@
 //! One request's way to a pod and its answer's way back, with what may be sent again and what may not.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response, header};
@@ -12,7 +12,7 @@ use crate::{
     body::{Flight, Limits, Reply, Upload},
     client::{Client, Deadline},
     function::Function,
-    headers,
+    headers, keeper,
     metrics::{Metrics, Raised},
     pod::Pod,
     pool::Fresh,
@@ -34,15 +34,22 @@ pub(crate) struct Exchange<'a> {
     request: Option<Request<Upload>>,
     /// The client's wish for another protocol.
     upgrade: Option<Upgrade>,
+    /// How many activators have sent it on; `None` if its Function has no limit, so that none does.
+    hops: Option<u32>,
     resends: u32,
 }
 
 impl Limits {
-    fn of(function: &Function, began: Instant) -> Self {
+    fn of(function: &Function, pod: &Pod, began: Instant) -> Self {
         let settings = function.settings();
-        let end = began + settings.request;
+        // At another activator it may have to wait for a pod first.
+        let held = match pod.is_activator {
+            true => settings.cold_start,
+            false => Duration::ZERO,
+        };
+        let end = began + held + settings.request;
         Self {
-            first_byte: end.min(began + settings.first_byte),
+            first_byte: end.min(began + held + settings.first_byte),
             idle: settings.idle,
             end,
         }
@@ -68,6 +75,7 @@ impl<'a> Exchange<'a> {
         client: &'a Client,
         request: Request<Upload>,
         upgrade: Option<Upgrade>,
+        hops: Option<u32>,
     ) -> Self {
         Self {
             function,
@@ -75,6 +83,7 @@ impl<'a> Exchange<'a> {
             deadline: client.deadline(),
             request: Some(request),
             upgrade,
+            hops,
             resends: 0,
         }
     }
@@ -90,7 +99,8 @@ impl<'a> Exchange<'a> {
     ) -> Result<Attempt, Failure> {
         let began = Instant::now();
         let in_flight = Raised::new(&self.metrics.in_flight);
-        let limits = Limits::of(self.function, began);
+        let limits = Limits::of(self.function, slot.payload(), began);
+        self.note_hop(slot.payload())?;
         let (mut response, connection) = loop {
             let pool = &slot.payload().pool;
             // Where one kept connection has broken others probably have, too.
@@ -124,6 +134,21 @@ impl<'a> Exchange<'a> {
         headers::to_client(&mut head);
         let reply = Reply::pod(body, flight, limits, self.deadline.clone());
         Ok(Attempt::Answered(Response::from_parts(head, reply), pod))
+    }
+
+    /// Notes in the request of a Function with a limit whether it is sent on to another activator.
+    fn note_hop(&mut self, pod: &Pod) -> Result<(), Refusal> {
+        let (Some(hops), Some(request)) = (self.hops, &mut self.request) else {
+            return Ok(());
+        };
+        if keeper::note(request.headers_mut(), pod.is_activator, hops + 1) {
+            return Ok(());
+        }
+        let text = format!(
+            "a request for {} went round between activators",
+            self.function.key
+        );
+        Err(Refusal::new(Reason::PodFailed, text))
     }
 
     /// The pod changes the protocol: from now on bytes are carried as they come.

@@ -2,7 +2,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Weak, atomic::Ordering},
+    net::IpAddr,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -11,12 +15,20 @@ use crds::{
     control::{self, Backends, Phases, Problem, Readiness, Route, ToOperator, WAKE_REPEAT_MS},
     names::FunctionKey,
 };
+use http::HeaderMap;
 use parking_lot::Mutex;
 use throttle::{Gate, Notice, Target, Told};
 use tokio::time::Instant;
 
 use crate::{
-    metrics::Metrics, operators::Operators, pod::Pod, probe, stats::Surges, timing::ColdStart, veto,
+    keeper::{Peers, Role},
+    metrics::Metrics,
+    operators::Operators,
+    pod::Pod,
+    probe,
+    stats::Surges,
+    timing::ColdStart,
+    veto,
 };
 
 /// Time after which a wake that led to nothing is sent again.
@@ -30,6 +42,10 @@ pub(crate) struct Function {
     /// The pods of the last picture by UID, so that the next one takes over their connections.
     pods: Mutex<HashMap<Arc<str>, Arc<Pod>>>,
     wake: Mutex<Option<Wake>>,
+    /// The highest term of a limit that was followed; see [`Role::of`].
+    newest_term: AtomicU64,
+    /// Name of this activator.
+    name: Arc<str>,
     operators: Arc<Operators>,
     metrics: Arc<Metrics>,
 }
@@ -49,6 +65,10 @@ pub(crate) struct Settings {
     pub(crate) count_upgrades: bool,
     /// Path that is asked before a pod goes, if any.
     keep_alive_probe: Option<String>,
+    /// If the Function has a limit of requests at once.
+    peers: Option<Peers>,
+    /// Of that limit.
+    term: u64,
     /// What keeps a revision's pods from starting.
     problems: HashMap<String, Problem>,
 }
@@ -63,6 +83,7 @@ struct Wake {
 impl Function {
     pub(crate) fn new(
         key: FunctionKey,
+        name: &Arc<str>,
         max_held: usize,
         operators: &Arc<Operators>,
         metrics: &Arc<Metrics>,
@@ -74,6 +95,8 @@ impl Function {
             settings: ArcSwap::default(),
             pods: Mutex::default(),
             wake: Mutex::default(),
+            newest_term: AtomicU64::new(0),
+            name: Arc::clone(name),
             operators: Arc::clone(operators),
             metrics: Arc::clone(metrics),
         })
@@ -83,14 +106,26 @@ impl Function {
     pub(crate) fn apply(self: &Arc<Self>, route: &Route, backends: Option<&Backends>) {
         self.settings
             .store(Arc::new(Settings::new(route, backends)));
+        let limit = backends.and_then(|backends| backends.limit.as_ref());
+        let term = limit.map_or(0, |limit| limit.term);
+        let newest = self.newest_term.fetch_max(term, Ordering::Relaxed);
+        let role = Role::of(limit, &self.name, newest);
         let weights = route.weights.iter();
-        let target = Target {
+        let mut target = Target {
             drain: backends.map_or(0, |backends| backends.drain),
             weights: weights
                 .map(|w| (w.revision.as_str().into(), w.weight))
                 .collect(),
-            pods: self.replace_pods(backends),
+            pods: self.replace_pods(route, backends, &role),
+            released: None,
         };
+        if let Role::Other { term, keeper } = role {
+            target.released = Some(term);
+            if keeper.is_some() {
+                // Which revision answers is the keeper's to choose.
+                target.weights = vec![(Arc::from(""), 1)];
+            }
+        }
         if self.gate.update(target) {
             // The next request that finds no pod begins a new start from zero, whose wake must not wait.
             *self.wake.lock() = None;
@@ -101,11 +136,20 @@ impl Function {
     /// The Function is gone: nobody waits any more, nobody comes in.
     pub(crate) fn close(self: &Arc<Self>) {
         self.gate.close();
-        self.replace_pods(None);
+        for pod in std::mem::take(&mut *self.pods.lock()).values() {
+            pod.pool.close();
+        }
     }
 
     pub(crate) fn settings(&self) -> arc_swap::Guard<Arc<Settings>> {
         self.settings.load()
+    }
+
+    /// How many activators have sent on a request with these headers, from this client; `None` without a limit, since then none does.
+    pub(crate) fn hops(&self, client: IpAddr, headers: &HeaderMap) -> Option<u32> {
+        let settings = self.settings();
+        let peers = settings.peers.as_ref()?;
+        Some(peers.hops(client, headers))
     }
 
     /// Tells the operators that requests wait, unless they were told a moment ago. `first`: nobody waited before. Returns
@@ -212,8 +256,33 @@ impl Function {
             }));
     }
 
+    /// Nothing more is sent to its pods from here; in `busy` requests still are.
+    fn released(&self, busy: &[Arc<str>]) {
+        self.tell(&ToOperator::Released {
+            function: self.key.clone(),
+            term: self.settings().term,
+            newest: self.newest_term.load(Ordering::Relaxed),
+            busy: busy.iter().map(ToString::to_string).collect(),
+        });
+    }
+
+    /// Requests that were sent on to the keeper of the limit, who counts them.
+    pub(crate) fn sent_on(&self) -> u32 {
+        if self.settings().peers.is_none() {
+            return 0;
+        }
+        let pods = self.pods.lock();
+        let keeper = pods.values().find(|pod| pod.is_activator);
+        keeper.map_or(0, |keeper| self.gate.load_of(&keeper.uid))
+    }
+
     /// Takes over the pods of a new picture and closes the connections to those that are gone.
-    fn replace_pods(&self, backends: Option<&Backends>) -> Vec<throttle::Pod<Arc<Pod>>> {
+    fn replace_pods(
+        &self,
+        route: &Route,
+        backends: Option<&Backends>,
+        role: &Role<'_>,
+    ) -> Vec<throttle::Pod<Arc<Pod>>> {
         let mut pods = self.pods.lock();
         let mut before = std::mem::take(&mut *pods);
         let mut members = Vec::new();
@@ -221,9 +290,25 @@ impl Function {
             for told in &revision.pods {
                 let known = before.remove(told.uid.as_str());
                 let pod = Arc::new(Pod::new(told, revision, known.as_deref(), &self.metrics));
-                members.push(pod.member());
+                members.push(pod.member(role));
                 pods.insert(Arc::clone(&pod.uid), pod);
             }
+        }
+        if let Role::Other {
+            keeper: Some(keeper),
+            ..
+        } = role
+        {
+            let protocol = backends
+                .and_then(|b| b.revisions.first())
+                .map(|r| r.protocol);
+            let uid = Pod::uid_of(keeper);
+            let known = before.remove(&*uid);
+            let address = (keeper.address, route.port).into();
+            let protocol = protocol.unwrap_or_default();
+            let pod = Pod::keeper(uid, address, protocol, known.as_deref(), &self.metrics);
+            members.push(pod.member(&Role::Any));
+            pods.insert(Arc::clone(&pod.uid), pod);
         }
         before.values().for_each(|gone| gone.pool.close());
         members
@@ -240,6 +325,7 @@ fn notices(function: Weak<Function>, surges: Arc<Surges>) -> impl Fn(Notice) + S
         match notice {
             Notice::Drained(drain) => function.drained(drain),
             Notice::Surge => surges.add(&function.key),
+            Notice::Released(busy) => function.released(&busy),
         }
     }
 }
@@ -247,6 +333,7 @@ fn notices(function: Weak<Function>, surges: Arc<Surges>) -> impl Fn(Notice) + S
 impl Settings {
     fn new(route: &Route, backends: Option<&Backends>) -> Self {
         let revisions = backends.into_iter().flat_map(|b| &b.revisions);
+        let limit = backends.and_then(|backends| backends.limit.as_ref());
         let problem =
             |r: &control::RevisionBackends| Some((r.revision.clone(), r.problem.clone()?));
         Self {
@@ -256,6 +343,8 @@ impl Settings {
             idle: route.idle_ms.map(Duration::from_millis),
             count_upgrades: route.count_upgrades,
             keep_alive_probe: route.keep_alive_probe.clone(),
+            peers: limit.map(Peers::of),
+            term: limit.map_or(0, |limit| limit.term),
             problems: revisions.filter_map(problem).collect(),
         }
     }

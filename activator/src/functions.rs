@@ -19,6 +19,8 @@ pub(crate) struct Functions {
     all: Mutex<BTreeMap<FunctionKey, Known>>,
     /// Read by every request on the shared port, written when a route changes.
     hosts: ArcSwap<HashMap<String, Arc<Function>>>,
+    /// Name of this activator.
+    name: Arc<str>,
     max_held: usize,
     operators: Arc<Operators>,
     metrics: Arc<Metrics>,
@@ -32,6 +34,7 @@ struct Known {
 
 impl Functions {
     pub(crate) fn new(
+        name: &str,
         max_held: usize,
         operators: Arc<Operators>,
         metrics: Arc<Metrics>,
@@ -40,6 +43,7 @@ impl Functions {
         Self {
             all: Mutex::default(),
             hosts: ArcSwap::default(),
+            name: name.into(),
             max_held,
             operators,
             metrics,
@@ -71,6 +75,7 @@ impl Functions {
         let known = all.entry(route.function.clone()).or_insert_with(|| Known {
             function: Function::new(
                 route.function.clone(),
+                &self.name,
                 self.max_held,
                 &self.operators,
                 &self.metrics,

@@ -14,13 +14,14 @@ use crate::{
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// Turns a client's request head into the one that a pod gets.
+/// Turns a client's request head into the one that a pod gets. `origin` is `None` if another activator has sent the request on, and has
+/// told where it comes from.
 ///
 /// # Errors
 /// If the request is of a kind that cannot be forwarded.
 pub(crate) fn to_pod(
     head: &mut request::Parts,
-    origin: &Origin,
+    origin: Option<&Origin>,
     default_host: impl FnOnce() -> String,
 ) -> Result<(), Refusal> {
     if head.method == Method::CONNECT {
@@ -36,7 +37,9 @@ pub(crate) fn to_pod(
         head.headers.insert(header::TE, value);
     }
     join_cookies(&mut head.headers);
-    origin.add_to(&mut head.headers);
+    if let Some(origin) = origin {
+        origin.add_to(&mut head.headers);
+    }
     identity::trace(&mut head.headers);
     head.version = Version::HTTP_11;
     Ok(())
@@ -201,7 +204,7 @@ mod tests {
     fn forwarded(request: http::request::Builder) -> Result<request::Parts, Refusal> {
         let (mut head, ()) = request.body(()).unwrap().into_parts();
         let origin = Origin::new([10, 0, 0, 9].into(), true);
-        to_pod(&mut head, &origin, || "hello.shop".to_owned()).map(|()| head)
+        to_pod(&mut head, Some(&origin), || "hello.shop".to_owned()).map(|()| head)
     }
 
     #[test]

@@ -83,9 +83,11 @@ impl<'a> Hold<'a> {
 
     async fn wait(&mut self, mut waiter: Waiter<Arc<Pod>>) -> Result<Slot<Arc<Pod>>, Failure> {
         let _held = Held::new(self.metrics);
-        let cold_start = self.function.wake(waiter.was_first());
-        self.cold_start.get_or_insert(cold_start);
-        self.function.probe_pods();
+        if waiter.is_starved() {
+            let cold_start = self.function.wake(waiter.was_first());
+            self.cold_start.get_or_insert(cold_start);
+            self.function.probe_pods();
+        }
         let limit = self.function.settings().cold_start;
         let mut deadline = pin!(sleep_until(self.arrived + limit));
         let mut repeat = interval_at(Instant::now() + WAKE_REPEAT, WAKE_REPEAT);
@@ -106,6 +108,9 @@ impl<'a> Hold<'a> {
                 () = &mut gone => return Err(Failure::Gone),
                 () = &mut deadline => return Err(self.too_late(&waiter, limit).into()),
                 _ = repeat.tick() => {
+                    if !waiter.is_starved() {
+                        continue;
+                    }
                     self.function.wake(false);
                     self.function.probe_pods();
                     if let Some(refusal) = self.hopeless(&waiter) {
@@ -128,6 +133,13 @@ impl<'a> Hold<'a> {
     }
 
     fn too_late(&self, waiter: &Waiter<Arc<Pod>>, limit: Duration) -> Refusal {
+        if !waiter.is_starved() {
+            let (key, limit) = (&self.function.key, limit.as_secs_f64());
+            let text = format!(
+                "all pods of {key} had as many requests as concurrencyLimit allows for {limit} s"
+            );
+            return Refusal::new(Reason::AtLimit, text);
+        }
         let (revision, problem) = self.problem(waiter);
         let mut text = format!(
             "no pod of {} (revision {revision}) was ready in {} s",

@@ -20,6 +20,7 @@ mod functions;
 mod headers;
 mod hold;
 mod identity;
+mod keeper;
 mod metrics;
 mod operators;
 mod origin;
@@ -112,6 +113,7 @@ impl Activator {
         let operators = Arc::new(Operators::default());
         let surges = Arc::new(Surges::default());
         let functions = Arc::new(Functions::new(
+            &args.pod_name,
             args.max_held_per_function,
             Arc::clone(&operators),
             Arc::clone(&metrics),

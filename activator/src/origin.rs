@@ -14,6 +14,7 @@ const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// What all requests of a connection have in common.
 #[derive(Debug)]
 pub(crate) struct Origin {
+    pub(crate) client: IpAddr,
     /// The client's address.
     address: HeaderValue,
     /// The same as RFC 7239 writes it.
@@ -29,6 +30,7 @@ impl Origin {
             IpAddr::V6(address) => format!("for=\"[{address}]\""),
         };
         Self {
+            client,
             // An address is a valid value.
             address: HeaderValue::try_from(client.to_string())
                 .unwrap_or_else(|_| HeaderValue::from_static("unknown")),

@@ -128,7 +128,9 @@ impl Proxy {
         let body_unread = request.version() != Version::HTTP_2 && !request.body().is_end_stream();
         let (mut head, body) = request.into_parts();
         let default_host = || format!("{}.{}", function.key.name, function.key.namespace);
-        headers::to_pod(&mut head, &client.origin, default_host)?;
+        let hops = function.hops(client.origin.client, &head.headers);
+        let origin = Some(&client.origin).filter(|_| hops.unwrap_or(0) == 0);
+        headers::to_pod(&mut head, origin, default_host)?;
         if let Some(upgrade) = &upgrade {
             upgrade.ask(&mut head.headers);
             client.keep_alive();
@@ -136,13 +138,15 @@ impl Proxy {
         let request = Request::from_parts(head, Upload::from(body));
 
         let mut hold = Hold::new(function, &self.metrics, client, body_unread);
-        let mut exchange = Exchange::new(function, &self.metrics, client, request, upgrade);
+        let mut exchange = Exchange::new(function, &self.metrics, client, request, upgrade, hops);
         let mut acquired = function.gate.acquire();
         loop {
             let slot = hold.slot(acquired).await?;
             match exchange.attempt(slot, &self.tunnels).await? {
                 Attempt::Answered(mut response, pod) => {
-                    tell_timing(&mut response, function, &hold, &pod);
+                    if !pod.is_activator {
+                        tell_timing(&mut response, function, &hold, &pod);
+                    }
                     return Ok(response);
                 }
                 Attempt::Unreachable(slot) => {

@@ -128,7 +128,7 @@ fn sweep(functions: &[Arc<Function>]) {
 fn stats(function: &Function, regular: bool) -> Option<FunctionStats> {
     let sample = function.gate.sample(regular)?;
     let pods = function.gate.loads().into_iter();
-    Some(FunctionStats {
+    let mut stats = FunctionStats {
         function: function.key.clone(),
         in_flight: sample.in_flight,
         queued: sample.queued,
@@ -136,5 +136,13 @@ fn stats(function: &Function, regular: bool) -> Option<FunctionStats> {
         concurrency: sample.concurrency,
         idle_ms: u64::try_from(sample.idle.as_millis()).unwrap_or(u64::MAX),
         pods: pods.map(|(pod, load)| (pod.to_string(), load)).collect(),
-    })
+    };
+    let sent_on = function.sent_on();
+    if sent_on > 0 {
+        // The keeper of the limit reports them.
+        stats.in_flight = stats.in_flight.saturating_sub(sent_on);
+        stats.concurrency = f64::from(stats.in_flight.saturating_add(stats.queued));
+        stats.rps = 0.0;
+    }
+    Some(stats)
 }

@@ -98,6 +98,40 @@ pub struct Backends {
     pub drain: u64,
     /// Each revision that has a Deployment.
     pub revisions: Vec<RevisionBackends>,
+    /// Set if the Function has a limit of requests at once, which holds because one activator alone sends to its pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Limit>,
+}
+
+/// A limit of requests at once, and who keeps it.
+///
+/// The keeper changes in two steps, so that there is never more than one: a new `term` without a keeper is told, which each activator
+/// answers with [`ToOperator::Released`]; when all have, the keeper is named.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Limit {
+    /// Requests that a pod may have at once.
+    pub per_pod: u32,
+    /// Names a change of the keeper. An activator that has answered one does not believe in the keeper of a lower one.
+    pub term: u64,
+    /// The activator that alone sends to pods; the others send to it. `None` while that is being settled: requests wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeper: Option<Keeper>,
+    /// UIDs of pods in which requests of other activators still are. The keeper sends nothing to them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub busy: Vec<String>,
+    /// Addresses of the activators, which send each other requests.
+    pub activators: Vec<std::net::IpAddr>,
+}
+
+/// An activator that others send requests to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Keeper {
+    /// Name of its pod, as in [`ToOperator::Hello`].
+    pub activator: String,
+    /// Its address. It listens on [`Route::port`].
+    pub address: std::net::IpAddr,
 }
 
 /// The pods of one revision.
@@ -271,6 +305,18 @@ pub enum ToOperator {
         function: FunctionKey,
         /// [`Backends::drain`] that this answers.
         drain: u64,
+    },
+    /// The activator sends nothing to the pods of this Function, because it is not the keeper of its limit. Sent for each [`Limit::term`],
+    /// and again when one of `busy` has nothing in flight any more.
+    Released {
+        /// Which Function.
+        function: FunctionKey,
+        /// [`Limit::term`] that this answers.
+        term: u64,
+        /// The highest that it has answered, whoever told it; a keeper is believed in only with a higher one.
+        newest: u64,
+        /// UIDs of pods in which its requests still are.
+        busy: Vec<String>,
     },
     /// A Function's first request from zero was answered.
     ColdStart(ColdStart),

@@ -66,6 +66,12 @@ pub struct FunctionSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
 
+    /// How many requests a pod gets at once, never more; the others wait in line. 1 suits programs that do one thing at a time. The requests then
+    /// pass through a single activator, which is what makes the limit exact. Default: no limit. Between 1 and 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self >= 1 && self <= 1000").message("concurrencyLimit is between 1 and 1000"))]
+    pub concurrency_limit: Option<i32>,
+
     /// How many pods run.
     #[serde(default)]
     pub scale: Scale,

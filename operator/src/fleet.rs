@@ -23,6 +23,8 @@ use crds::{
 use parking_lot::Mutex;
 use tokio::{sync::mpsc, time::Instant};
 
+use crate::scaler::unit::keeping::Candidate;
+
 /// Frames that may wait for one activator. A burst of changes of a thousand Functions fits; an activator that is further behind is
 /// stuck, and gets a new stream and the full state instead.
 const OUTBOX: usize = 4096;
@@ -204,24 +206,49 @@ impl Fleet {
 
     /// The activators that clients of this Function should be sent to: those that listen on its port, narrowed to its owners.
     pub fn endpoints(&self, key: &FunctionKey, port: u16) -> Vec<(String, IpAddr)> {
+        let owners = self.inner.lock().owners(key, port);
+        let endpoint = |owner: Candidate| (owner.name, owner.address);
+        owners.into_iter().map(endpoint).collect()
+    }
+
+    /// The activator that should keep the limit of this Function: its first owner.
+    pub fn keeper(&self, key: &FunctionKey, port: u16) -> Option<Candidate> {
+        self.inner.lock().owners(key, port).into_iter().next()
+    }
+
+    /// Addresses of the activators.
+    pub fn addresses(&self) -> Vec<IpAddr> {
         let inner = self.inner.lock();
-        let listening = inner
-            .sessions
-            .values()
-            .filter(|s| s.bound.get(key) == Some(&port));
-        let candidates: BTreeMap<&str, &Activator> = listening
-            .filter_map(|s| inner.activators.get(&s.pod))
-            .filter(|a| a.ready)
-            .map(|a| (a.name.as_str(), a))
-            .collect();
-        owners::choose(key, candidates.keys().copied())
-            .into_iter()
-            .filter_map(|name| candidates.get(name).map(|a| (a.name.clone(), a.address)))
-            .collect()
+        inner.activators.values().map(|a| a.address).collect()
     }
 }
 
 impl Inner {
+    /// The activators that listen for a Function and that clients can be sent to, narrowed to its owners, best first.
+    fn owners(&self, key: &FunctionKey, port: u16) -> Vec<Candidate> {
+        let listening = self
+            .sessions
+            .iter()
+            .filter(|(_, s)| s.bound.get(key) == Some(&port));
+        let candidates: BTreeMap<&str, (SessionId, &Activator)> = listening
+            .filter_map(|(id, s)| Some((*id, self.activators.get(&s.pod)?)))
+            .filter(|(_, a)| a.ready)
+            .map(|(id, a)| (a.name.as_str(), (id, a)))
+            .collect();
+        let candidate = |name| {
+            let (session, activator) = candidates.get(name)?;
+            Some(Candidate {
+                session: *session,
+                name: activator.name.clone(),
+                address: activator.address,
+            })
+        };
+        owners::choose(key, candidates.keys().copied())
+            .into_iter()
+            .filter_map(candidate)
+            .collect()
+    }
+
     /// Queues a frame for every activator. A session whose queue is full is dropped here: its stream then ends and is opened anew.
     fn send(&mut self, frame: &Bytes) {
         self.sessions.retain(|id, session| {

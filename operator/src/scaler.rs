@@ -141,7 +141,12 @@ impl Scaler {
     fn handle(&mut self, message: Message) {
         match message {
             Message::Activator { session, frame, at } => self.heard(session, frame, at),
-            Message::Bound(key) => self.parts.shape.add(&key),
+            Message::Bound(key) => {
+                self.parts.shape.add(&key);
+                if self.units.get(&key).is_some_and(|u| u.keeping().is_some()) {
+                    self.parts.changed.add(&key);
+                }
+            }
             Message::SessionsChanged => {
                 let sessions = self.parts.fleet.sessions();
                 self.parts
@@ -194,6 +199,15 @@ impl Scaler {
                 self.unit(&function).busy(drain, at, epoch);
                 self.step(&function);
             }
+            ToOperator::Released {
+                function,
+                term,
+                newest,
+                busy,
+            } => {
+                self.unit(&function).released(session, term, newest, busy);
+                self.step(&function);
+            }
             ToOperator::ColdStart(cold) => self.cold_start(&cold),
             // The stream itself has dealt with the others.
             _ => {}
@@ -237,6 +251,12 @@ impl Scaler {
         let now = Instant::now();
         let sessions = self.parts.fleet.sessions();
         let scaling = self.parts.scaling.clone();
+        let limited = entry
+            .function
+            .as_ref()
+            .is_some_and(|f| f.spec.concurrency_limit.is_some());
+        let keeper = entry.port().filter(|_| limited);
+        let keeper = keeper.and_then(|port| self.parts.fleet.keeper(key, port));
         let around = Surroundings {
             now,
             epoch: self.epoch,
@@ -244,6 +264,8 @@ impl Scaler {
             sessions: &sessions,
             strangers: self.parts.fleet.strangers(),
             unix_ms: unix_ms(),
+            keeper: keeper.as_ref(),
+            fresh: (unix_ms() << 12) | fastrand::u64(..1 << 12),
             scaling: &scaling,
         };
         let before = self.unit(key).decided().map(|d| d.desired);
@@ -311,7 +333,8 @@ impl Scaler {
         if let Some(unit) = self.units.get(key)
             && let Some(state) = {
                 let (domain, scaling) = (&self.parts.cluster_domain, &self.parts.scaling);
-                render::state(key, entry, unit, domain, scaling, now)
+                let activators = || self.parts.fleet.addresses();
+                render::state(key, entry, unit, domain, scaling, activators, now)
             }
         {
             self.parts.fleet.publish(key, Some(state));

@@ -8,6 +8,7 @@ mod forward;
 mod headers;
 mod hold;
 mod http2;
+mod limit;
 mod shutdown;
 mod support;
 mod timeouts;

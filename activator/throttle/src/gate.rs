@@ -16,12 +16,15 @@ use crate::{
 type OnNotice = Box<dyn Fn(Notice) + Send + Sync>;
 
 /// What a gate has to say of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// Nothing is in flight to any draining pod. Said once for each drain number.
     Drained(u64),
     /// The number of requests has risen suddenly. Said once until the next sample, which is of the time since then.
     Surge,
+    /// Nothing more is sent to pods that are [`Told::Away`](crate::Told::Away); these still have requests. Said for each number of
+    /// [`Target::released`], and when one has no more.
+    Released(Vec<Arc<str>>),
 }
 
 /// One Function's queue and slots. `P` is what a slot tells of its pod; it is cloned for each slot, so keep it an `Arc`.
@@ -90,6 +93,13 @@ impl<P: Clone> Gate<P> {
         loads.filter(|(_, load)| *load > 0).collect()
     }
 
+    /// Requests in this pod.
+    pub fn load_of(&self, id: &str) -> u32 {
+        let state = self.state.lock();
+        let member = state.members().find(|member| &*member.id == id);
+        member.map_or(0, |member| member.load.get())
+    }
+
     /// Requests that wait now.
     pub fn waiting(&self) -> u32 {
         waiting(&self.state.lock())
@@ -131,7 +141,7 @@ impl<P: Clone> Gate<P> {
         self.change(|state| state.trust(id, trusted))
     }
 
-    pub(crate) fn waits_for(&self, ticket: u64) -> Option<Arc<str>> {
+    pub(crate) fn waits_for(&self, ticket: u64) -> Option<(Arc<str>, bool)> {
         self.state.lock().waits_for(ticket)
     }
 
@@ -149,6 +159,10 @@ impl<P: Clone> Gate<P> {
         let result = change(&mut state);
         let granted = state.dispatch();
         let drained = state.newly_drained();
+        if let Some(busy) = state.newly_released() {
+            // Under the lock, since what is said last must be what is true last.
+            (self.on_notice)(Notice::Released(busy));
+        }
         let level = state.in_flight.saturating_add(waiting(&state));
         let surge = state.activity.set(level, Instant::now());
         drop(state);

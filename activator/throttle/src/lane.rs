@@ -39,14 +39,14 @@ impl<P: Clone> Lane<P> {
         self.next = old.next;
     }
 
-    /// The pod for the next request: of those that can take one, the one with the least in flight; in turn when equal.
+    /// The pod for the next request: of those that can take one and have fewer than their limit, the one with the least in flight; in turn when equal.
     pub(crate) fn pick(&mut self) -> Option<&Member<P>> {
         let count = self.members.len();
         let (mut best, mut least) = (None, u32::MAX);
         for index in (0..count).map(|offset| (self.next + offset) % count) {
             let member = &self.members[index];
             let load = member.load.get();
-            if member.standing.usable() && load < least {
+            if member.standing.usable() && load < least.min(member.limit) {
                 (best, least) = (Some(index), load);
                 if load == 0 {
                     break;
@@ -58,6 +58,7 @@ impl<P: Clone> Lane<P> {
         self.members.get(index)
     }
 
+    /// Whether a pod takes requests, be they at their limits now.
     pub(crate) fn usable(&self) -> bool {
         self.members.iter().any(|m| m.standing.usable())
     }

@@ -121,7 +121,16 @@ impl<P: Clone> Waiter<P> {
 
     /// The revision that is waited for; it can change when the weights do. `None` once there is a slot.
     pub fn revision(&self) -> Option<Arc<str>> {
-        self.gate.waits_for(self.ticket)
+        self.gate
+            .waits_for(self.ticket)
+            .map(|(revision, _)| revision)
+    }
+
+    /// Whether it waits for a pod to start. Else it waits for a pod that has fewer requests than its limit.
+    pub fn is_starved(&self) -> bool {
+        self.gate
+            .waits_for(self.ticket)
+            .is_some_and(|(_, starved)| starved)
     }
 }
 

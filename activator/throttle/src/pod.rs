@@ -14,6 +14,8 @@ pub enum Told {
     Serving,
     /// Takes no new request.
     Draining,
+    /// Takes no new request from here, since another sends to it.
+    Away,
 }
 
 /// A pod as the caller describes it.
@@ -25,6 +27,8 @@ pub struct Pod<P> {
     pub revision: Arc<str>,
     /// What the operator says of it.
     pub told: Told,
+    /// Requests that it may have at once; those above it wait.
+    pub limit: u32,
     /// What a slot on it carries.
     pub payload: P,
 }
@@ -38,6 +42,8 @@ pub struct Target<P> {
     pub weights: Vec<(Arc<str>, u32)>,
     /// Every pod that may take or still has requests.
     pub pods: Vec<Pod<P>>,
+    /// Set where the pods are [`Told::Away`]: each new number asks once more for [`Notice::Released`](crate::Notice::Released).
+    pub released: Option<u64>,
 }
 
 /// Whether a pod may be used: what was told, and what we found out since.
@@ -63,14 +69,14 @@ impl Standing {
             self.trusted = match told {
                 Told::Serving => true,
                 Told::Starting => false,
-                Told::Draining => self.trusted,
+                Told::Draining | Told::Away => self.trusted,
             };
             self.told = told;
         }
     }
 
     pub(crate) fn usable(self) -> bool {
-        self.trusted && self.told != Told::Draining
+        self.trusted && !matches!(self.told, Told::Draining | Told::Away)
     }
 }
 
@@ -100,6 +106,8 @@ pub(crate) struct Member<P> {
     pub(crate) payload: P,
     pub(crate) standing: Standing,
     pub(crate) load: Arc<Load>,
+    /// Requests that it may have at once.
+    pub(crate) limit: u32,
     /// A [`Probe`](crate::Probe) of it is out.
     pub(crate) probing: bool,
 }
@@ -111,6 +119,7 @@ impl<P> Member<P> {
             payload: pod.payload,
             standing: Standing::new(pod.told),
             load,
+            limit: pod.limit,
             probing: false,
         }
     }
@@ -134,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_change_of_what_is_told_outweighs_what_was_found_out() {
-        use Told::{Draining, Serving, Starting};
+        use Told::{Away, Draining, Serving, Starting};
         let (probed, refused) = (Some(true), Some(false));
         for (first, found, then, usable) in [
             (Starting, None, &[][..], false),
@@ -148,6 +157,10 @@ mod tests {
             (Starting, None, &[Draining, Serving], true),
             (Starting, probed, &[Draining], false),
             (Serving, None, &[Draining, Starting], false),
+            (Serving, None, &[Away], false),
+            (Starting, None, &[Away], false),
+            (Starting, None, &[Away, Serving], true),
+            (Starting, probed, &[Away, Starting], false),
         ] {
             assert_eq!(
                 after(first, found, then),

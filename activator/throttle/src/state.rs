@@ -50,6 +50,10 @@ pub(crate) struct State<P: Clone> {
     draining: Vec<Arc<str>>,
     /// Whether the end of this drain was announced.
     announced: bool,
+    /// [`Target::released`].
+    released: Option<u64>,
+    /// The pods that were announced to have requests although they are away.
+    still_busy: Option<Vec<Arc<str>>>,
 }
 
 impl<P: Clone> State<P> {
@@ -67,6 +71,8 @@ impl<P: Clone> State<P> {
             drain: 0,
             draining: Vec::new(),
             announced: false,
+            released: None,
+            still_busy: None,
         }
     }
 
@@ -163,6 +169,7 @@ impl<P: Clone> State<P> {
             let index = position(&lanes, &pod.revision).unwrap_or(0);
             let member = match members.remove(&pod.id) {
                 Some(mut member) => {
+                    member.limit = pod.limit;
                     member.standing.tell(pod.told);
                     member.payload = pod.payload;
                     member
@@ -179,6 +186,9 @@ impl<P: Clone> State<P> {
             self.rejoin(old);
         }
         self.follow_drain(target.drain);
+        if self.released != target.released {
+            (self.released, self.still_busy) = (target.released, None);
+        }
         before && !self.usable()
     }
 
@@ -249,6 +259,28 @@ impl<P: Clone> State<P> {
         Some(drained)
     }
 
+    /// The pods that are away and still have requests, if that is to be announced: for a new number, and when it has changed. Once
+    /// there is none there can be none again, so that what follows costs nothing.
+    pub(crate) fn newly_released(&mut self) -> Option<Vec<Arc<str>>> {
+        if self.released.is_none() || self.still_busy.as_ref().is_some_and(Vec::is_empty) {
+            return None;
+        }
+        // Draining ones, too: a drain can be cancelled.
+        let away = |m: &&Member<P>| matches!(m.standing.told, Told::Away | Told::Draining);
+        let away = self.members().filter(away);
+        let loads = away.map(|m| (&m.id, &m.load)).chain(&self.departed);
+        let mut busy: Vec<_> = loads
+            .filter(|(_, load)| load.get() > 0)
+            .map(|(id, _)| Arc::clone(id))
+            .collect();
+        busy.sort_unstable();
+        if self.still_busy.as_ref() == Some(&busy) {
+            return None;
+        }
+        self.still_busy = Some(busy.clone());
+        Some(busy)
+    }
+
     /// Sets whether the pod `id` is trusted. Returns whether that changed, and was about a pod told to be starting.
     pub(crate) fn trust(&mut self, id: &str, trusted: bool) -> bool {
         let Some((_, member)) = self.find(id) else {
@@ -288,10 +320,10 @@ impl<P: Clone> State<P> {
         }
     }
 
-    /// The revision that `ticket` waits for.
-    pub(crate) fn waits_for(&self, ticket: u64) -> Option<Arc<str>> {
+    /// The revision that `ticket` waits for, and whether it waits for a pod to start.
+    pub(crate) fn waits_for(&self, ticket: u64) -> Option<(Arc<str>, bool)> {
         let lane = self.lanes.iter().find(|l| l.line.contains_key(&ticket))?;
-        Some(Arc::clone(&lane.revision))
+        Some((Arc::clone(&lane.revision), !lane.usable()))
     }
 
     pub(crate) fn members(&self) -> impl Iterator<Item = &Member<P>> {
@@ -349,7 +381,7 @@ fn urgency<P>(member: &Member<P>, waited_for: bool) -> Option<Urgency> {
     let standing = member.standing;
     match standing.told {
         _ if standing.trusted => None,
-        Told::Draining => None,
+        Told::Draining | Told::Away => None,
         _ if waited_for => Some(Urgency::Awaited),
         Told::Serving => Some(Urgency::Suspect),
         Told::Starting => None,

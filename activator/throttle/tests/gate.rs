@@ -15,6 +15,7 @@ fn pod(id: Name, revision: Name, told: Told) -> Pod<Name> {
         id: id.into(),
         revision: revision.into(),
         told,
+        limit: u32::MAX,
         payload: id,
     }
 }
@@ -24,7 +25,15 @@ fn target(drain: u64, pods: &[(Name, Told)]) -> Target<Name> {
         drain,
         weights: vec![("r1".into(), 100)],
         pods: pods.iter().map(|(id, told)| pod(id, "r1", *told)).collect(),
+        released: None,
     }
+}
+
+/// The same with a limit for each pod.
+fn limited(limit: u32, pods: &[(Name, Told)]) -> Target<Name> {
+    let mut target = target(0, pods);
+    target.pods.iter_mut().for_each(|pod| pod.limit = limit);
+    target
 }
 
 /// A gate, and the drains that it announced.
@@ -53,7 +62,7 @@ fn waiter(gate: &Arc<Gate<Name>>) -> Waiter<Name> {
     }
 }
 
-use Told::{Draining, Serving, Starting};
+use Told::{Away, Draining, Serving, Starting};
 
 #[tokio::test]
 async fn those_who_wait_go_when_a_pod_is_usable() {
@@ -230,6 +239,7 @@ fn revisions_get_their_shares_and_those_who_wait_move_with_them() {
         drain: 0,
         weights: vec![("r1".into(), first), ("r2".into(), second)],
         pods,
+        released: None,
     };
     let pods = || vec![pod("a", "r1", Serving), pod("b", "r2", Serving)];
     gate.update(split(75, 25, pods()));
@@ -319,4 +329,77 @@ async fn a_rise_is_sampled_for_what_it_came_to() {
     slots.truncate(50);
     tokio::time::advance(Duration::from_secs(1)).await;
     assert_eq!(gate.sample(true).unwrap().concurrency, 50.0);
+}
+
+#[tokio::test]
+async fn no_pod_has_more_than_its_limit() {
+    let (gate, _) = gate(10);
+    gate.update(limited(1, &[("a", Serving), ("b", Serving)]));
+    let (one, two) = (slot(&gate), slot(&gate));
+    assert_ne!(one.payload(), two.payload());
+    let (first, second) = (waiter(&gate), waiter(&gate));
+    assert!(!first.is_starved(), "pods run, they are busy");
+    let freed = *one.payload();
+    drop(one);
+    let third = first.await.unwrap();
+    assert_eq!(third.payload(), &freed);
+    gate.update(limited(1, &[("c", Starting)]));
+    assert!(second.is_starved(), "no pod takes requests");
+    gate.update(limited(1, &[(*two.payload(), Serving)]));
+    drop(two);
+    second.await.unwrap();
+}
+
+#[test]
+fn a_pod_that_comes_back_still_has_what_it_had() {
+    let (gate, _) = gate(10);
+    gate.update(limited(1, &[("a", Serving)]));
+    let slot = slot(&gate);
+    gate.update(limited(1, &[]));
+    gate.update(limited(1, &[("a", Serving)]));
+    let waiter = waiter(&gate);
+    assert_eq!(gate.waiting(), 1);
+    drop(slot);
+    assert_eq!(gate.in_flight(), 1);
+    drop(waiter);
+}
+
+#[test]
+fn pods_that_are_away_are_released_one_by_one() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&told);
+    let gate = Gate::new(10, move |notice| {
+        if let Notice::Released(busy) = notice {
+            heard
+                .lock()
+                .unwrap()
+                .push(busy.iter().map(ToString::to_string).collect::<Vec<_>>());
+        }
+    });
+    let told = move || std::mem::take(&mut *told.lock().unwrap());
+    gate.update(limited(
+        1,
+        &[("a", Serving), ("b", Serving), ("c", Serving)],
+    ));
+    let (one, two, three) = (slot(&gate), slot(&gate), slot(&gate));
+    let away = |term, last| Target {
+        released: Some(term),
+        ..limited(1, &[("a", Away), ("b", Away), ("c", last)])
+    };
+    gate.update(away(1, Away));
+    assert_eq!(told(), [["a", "b", "c"]]);
+    let waiter = waiter(&gate);
+    assert!(waiter.is_starved());
+    gate.update(away(1, Draining));
+    assert!(told().is_empty(), "a draining one still has its request");
+    drop(three);
+    drop(one);
+    assert_eq!(told(), [vec!["a", "b"], vec!["b"]]);
+    gate.update(away(2, Away));
+    assert_eq!(told(), [["b"]], "each number is answered");
+    drop(two);
+    assert_eq!(told(), [Vec::<String>::new()]);
+    gate.update(away(2, Away));
+    assert!(told().is_empty());
+    drop(waiter);
 }

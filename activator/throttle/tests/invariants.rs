@@ -11,6 +11,9 @@ use std::{
 use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use throttle::{Acquired, Gate, Pod, Slot, Target, Told, Waiter};
 
+/// Requests that a pod may have at once.
+const LIMIT: u32 = 2;
+
 const MAX_WAITING: usize = 8;
 
 /// One thing that can happen. Indices are taken modulo what there is.
@@ -118,12 +121,14 @@ fn target(pods: &[(u8, Told)]) -> Target<u8> {
         id: number.to_string().into(),
         revision: "r".into(),
         told: *told,
+        limit: if *number == 100 { u32::MAX } else { LIMIT },
         payload: *number,
     };
     Target {
         drain: 0,
         weights: vec![("r".into(), 1)],
         pods: pods.iter().map(pod).collect(),
+        released: None,
     }
 }
 
@@ -136,6 +141,10 @@ proptest! {
             world.step(&gate, step);
             let held = world.slots.len() + world.waiters.len();
             prop_assert_eq!((gate.in_flight() + gate.waiting()) as usize, held);
+            for slot in &world.slots {
+                let same = world.slots.iter().filter(|s| s.payload() == slot.payload());
+                prop_assert!(same.count() <= LIMIT as usize);
+            }
         }
         world.poll();
         prop_assert_eq!(gate.in_flight() as usize, world.slots.len());

@@ -1,5 +1,7 @@
 //! From what is known of a Function to what its activators are told. Pure.
 
+use std::net::IpAddr;
+
 use crds::{
     control::{Backends, Pod, PodState, RevisionBackends, Route, Weight},
     names::FunctionKey,
@@ -12,13 +14,14 @@ use crate::{
     shape::problem,
 };
 
-/// What activators must know of a Function; `None` while it does not exist or has no port yet.
+/// What activators must know of a Function, with the addresses of all of them; `None` while it does not exist or has no port yet.
 pub fn state(
     key: &FunctionKey,
     entry: &Entry,
     unit: &Unit,
     cluster_domain: &str,
     scaling: &Scaling,
+    activators: impl FnOnce() -> Vec<IpAddr>,
     now: Instant,
 ) -> Option<(Route, Backends)> {
     let function = entry.function.as_ref()?;
@@ -48,10 +51,15 @@ pub fn state(
         .keys()
         .filter_map(|revision| backends(entry, unit, revision, now))
         .collect();
+    let limit = function.spec.concurrency_limit.zip(unit.keeping());
     let backends = Backends {
         function: key.clone(),
         drain: unit.drain_id(),
         revisions,
+        limit: limit.map(|(limit, keeping)| {
+            // The schema has none below 1.
+            keeping.limit(u32::try_from(limit).unwrap_or(1), activators())
+        }),
     };
     Some((route, backends))
 }

@@ -64,10 +64,17 @@ impl Scaling {
             autoscale::Metric::Concurrency => TARGET_CONCURRENCY,
             autoscale::Metric::Rps => TARGET_RPS,
         };
+        let mut target = scale.target.unwrap_or(target);
+        if let (autoscale::Metric::Concurrency, Some(limit)) =
+            (metric, function.spec.concurrency_limit)
+        {
+            // More than that never is in a pod, as with Knative's containerConcurrency.
+            target = target.min(f64::from(limit));
+        }
         let window = time(scale.window, WINDOW);
         Policy {
             metric,
-            target: scale.target.unwrap_or(target),
+            target,
             utilization: share(scale.utilization, UTILIZATION),
             window,
             panic_window: time(panic.window, PANIC_WINDOW).min(window),

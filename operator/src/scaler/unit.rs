@@ -3,6 +3,7 @@
 pub mod contest;
 pub mod counts;
 pub mod drain;
+pub mod keeping;
 pub mod reports;
 pub mod wake;
 
@@ -12,7 +13,10 @@ use std::{
 };
 
 use autoscale::{Decision, Observation, Policy};
-use crds::control::{FunctionStats, Startup};
+use crds::{
+    control::{FunctionStats, Startup},
+    function::Function,
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -25,6 +29,7 @@ use crate::{
             contest::Contest,
             counts::{Counts, Failed},
             drain::{DOOMED_FOR, Leaving},
+            keeping::{Candidate, Keeping},
             reports::Reports,
             wake::Wake,
         },
@@ -55,6 +60,8 @@ pub struct Unit {
     counts: Counts,
     contest: Contest,
     wake: Option<Wake>,
+    /// If the Function has a limit of requests at once.
+    keeping: Option<Keeping>,
 }
 
 /// What a step sees besides the Function itself.
@@ -72,6 +79,10 @@ pub struct Surroundings<'a> {
     pub strangers: bool,
     /// Milliseconds since 1970, for numbers of drains.
     pub unix_ms: u64,
+    /// The activator that should keep the Function's limit, if it has one.
+    pub keeper: Option<&'a Candidate>,
+    /// A number that grows and that no other replica gives, for terms of that keeper.
+    pub fresh: u64,
     /// The cluster's defaults and limits.
     pub scaling: &'a Scaling,
 }
@@ -131,6 +142,7 @@ impl Unit {
             counts: Counts::default(),
             contest: Contest::default(),
             wake: None,
+            keeping: None,
         }
     }
 
@@ -158,6 +170,18 @@ impl Unit {
             .active_at(active_at.saturating_duration_since(epoch));
         self.reports.told(session, stats);
         self.reported_by.get_or_insert(at + REPORTS_APART);
+    }
+
+    /// An activator sends nothing to the pods, since it does not keep the limit.
+    pub fn released(&mut self, session: SessionId, term: u64, newest: u64, busy: Vec<String>) {
+        if let Some(keeping) = &mut self.keeping {
+            keeping.released(session, term, newest, busy);
+        }
+    }
+
+    /// Who keeps the limit of requests at once, if there is one.
+    pub fn keeping(&self) -> Option<&Keeping> {
+        self.keeping.as_ref()
     }
 
     /// An activator has nothing in flight to the pods of this drain.
@@ -216,6 +240,7 @@ impl Unit {
         let Some(function) = entry.function.as_deref() else {
             return Step::default();
         };
+        self.observe_keeping(function, around);
         let changed_by = self.contest.observe(entry, &self.counts, around.now);
         let policy = around.scaling.policy(function);
         let initial = around.scaling.initial(function);
@@ -277,6 +302,20 @@ impl Unit {
         self.counts.observe(entry);
         self.leaving.observe(entry, around.now);
         self.observe_wake(entry, around.now);
+    }
+
+    fn observe_keeping(&mut self, function: &Function, around: &Surroundings<'_>) {
+        if function.spec.concurrency_limit.is_none() {
+            self.keeping = None;
+            return;
+        }
+        let keeping = self.keeping.get_or_insert_default();
+        keeping.observe(
+            around.keeper,
+            around.sessions,
+            around.strangers,
+            around.fresh,
+        );
     }
 
     fn observe_wake(&mut self, entry: &Entry, now: Instant) {

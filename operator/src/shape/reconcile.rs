@@ -248,7 +248,13 @@ async fn route(
     if let Some(wait) = alone.and_then(|alone| way::FAIL_OPEN_AFTER.checked_sub(alone)) {
         ctx.queue.add_after(key, wait);
     }
-    let listening = ctx.fleet.endpoints(key, port).into_iter();
+    let limited = entry
+        .function
+        .as_ref()
+        .is_some_and(|f| f.spec.concurrency_limit.is_some());
+    // With a limit all requests go through the first owner, its keeper; the others would only send them on.
+    let owners = if limited { 1 } else { usize::MAX };
+    let listening = ctx.fleet.endpoints(key, port).into_iter().take(owners);
     let way = way::choose(
         entry,
         listening.map(|(_, ip)| ip).collect(),

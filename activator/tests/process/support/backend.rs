@@ -40,6 +40,7 @@ type Reply = Response<Either<Full<Bytes>, channel::Channel<Bytes>>>;
 /// A running pod. It answers
 /// `/hello` with its name, `/echo` with the request's body, `/gate` with a body whose end waits for [`open`](Self::open),
 /// `/drip` in seven pieces, a tenth of a second apart, `/late` not at all before that, `/flood` without end, `/none` with 204, `/same` with 304, `/trailers` with trailers, and
+/// `/alone` after some milliseconds with its name, or with 500 if another such request was there meanwhile,
 /// `/talk` with the request's body while it comes, and a trailer.
 pub(crate) struct Backend {
     pub(crate) address: SocketAddr,
@@ -53,6 +54,7 @@ struct Shared {
     seen: Mutex<Vec<Seen>>,
     connections: AtomicUsize,
     gate: Notify,
+    alone: AtomicUsize,
     /// Closes the open connections.
     hang_up: Mutex<CancellationToken>,
 }
@@ -89,6 +91,7 @@ impl Backend {
             seen: Mutex::default(),
             connections: AtomicUsize::new(0),
             gate: Notify::new(),
+            alone: AtomicUsize::new(0),
             hang_up: Mutex::default(),
         });
         let stop = CancellationToken::new();
@@ -190,12 +193,23 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Reply
             shared.gate.notified().await;
             whole(200, Bytes::from_static(b"late"))
         }
+        "/alone" => alone(&shared).await,
         "/gate" => gated(shared),
         "/drip" => drip(),
         "/flood" => flood(),
         "/trailers" => trailing(),
         _ => whole(200, Bytes::from(shared.name)),
     })
+}
+
+async fn alone(shared: &Shared) -> Reply {
+    let others = shared.alone.fetch_add(1, Ordering::SeqCst);
+    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    let others = others + shared.alone.fetch_sub(1, Ordering::SeqCst) - 1;
+    match others {
+        0 => whole(200, Bytes::from(shared.name)),
+        _ => whole(500, Bytes::from("not alone")),
+    }
 }
 
 fn whole(status: u16, body: Bytes) -> Reply {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use crds::{
     control::{
-        Backends, Pod, PodState, Problem, Protocol, Readiness, RevisionBackends, Route,
+        Backends, Limit, Pod, PodState, Problem, Protocol, Readiness, RevisionBackends, Route,
         ToActivator, Weight,
     },
     names::FunctionKey,
@@ -49,6 +49,7 @@ pub(crate) fn pods(function: &FunctionKey) -> Pods {
             problem: None,
             pods: Vec::new(),
         }],
+        limit: None,
     })
 }
 
@@ -95,6 +96,12 @@ impl Pods {
             message: message.to_owned(),
             fatal,
         });
+        self
+    }
+
+    /// With a limit of requests at once, in this term.
+    pub(crate) fn limit(mut self, limit: Limit) -> Self {
+        self.0.limit = Some(limit);
         self
     }
 

@@ -1,7 +1,7 @@
 //! An activator with an operator and one Function, `shop/hello`.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::atomic::{AtomicU16, AtomicU32, Ordering},
     time::Duration,
 };
@@ -32,14 +32,23 @@ pub(crate) struct World {
 
 /// Starts an activator with `flags` beside those that every test needs.
 pub(crate) fn activator(flags: &[&str]) -> Activator {
+    named("activator-0", IpAddr::from([127, 0, 0, 1]), flags)
+}
+
+/// The same with another name, its Functions' ports being at another address.
+fn named(name: &str, functions: IpAddr, flags: &[&str]) -> Activator {
+    let (name, functions) = (
+        format!("--pod-name={name}"),
+        format!("--function-listen-ip={functions}"),
+    );
     let token_file = format!("--control-token-file={}", token_file().display());
     let common = [
         "activator",
         "--gateway-listen=127.0.0.1:0",
         "--control-listen=127.0.0.1:0",
         "--admin-listen=127.0.0.1:0",
-        "--function-listen-ip=127.0.0.1",
-        "--pod-name=activator-0",
+        &functions,
+        &name,
         &token_file,
     ];
     let mut args = Args::parse_from(common.iter().chain(flags));
@@ -79,16 +88,28 @@ impl World {
 
     /// The same with flags, and with a changed route.
     pub(crate) async fn with(flags: &[&str], change: impl FnOnce(&mut Route)) -> Self {
-        let activator = activator(flags);
-        let mut operator = Operator::connect(activator.control).await;
-        let function = FunctionKey::new("shop", "hello");
-        let mut route = told::route(&function, free_port());
+        let mut route = told::route(&FunctionKey::new("shop", "hello"), free_port());
         change(&mut route);
+        let address = ([127, 0, 0, 1], route.port).into();
+        Self::of(activator(flags), route, address).await
+    }
+
+    /// Another activator, `activator-1`, that knows the same Function.
+    pub(crate) async fn second(&self) -> Self {
+        let ip = IpAddr::from([127, 0, 0, 2]);
+        let activator = named("activator-1", ip, &[]);
+        let route = self.route.clone();
+        let address = (ip, route.port).into();
+        Self::of(activator, route, address).await
+    }
+
+    async fn of(activator: Activator, route: Route, address: SocketAddr) -> Self {
+        let mut operator = Operator::connect(activator.control).await;
+        let function = route.function.clone();
         operator.tell(ToActivator::Route(route.clone())).await;
         operator.tell(told::pods(&function).frame()).await;
         operator.sync(Some(1)).await;
         operator.hears("the port is bound", bound).await;
-        let address = ([127, 0, 0, 1], route.port).into();
         Self {
             activator,
             operator,

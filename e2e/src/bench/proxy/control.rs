@@ -105,6 +105,7 @@ fn pods(function: &FunctionKey, backend: SocketAddr) -> ToActivator {
     ToActivator::Backends(Backends {
         function: function.clone(),
         drain: 0,
+        limit: None,
         revisions: vec![RevisionBackends {
             revision: "1".into(),
             port: backend.port(),

@@ -104,6 +104,8 @@ impl World {
             sessions: &self.sessions,
             strangers: self.strangers,
             unix_ms: 1_000_000,
+            keeper: None,
+            fresh: 1,
             scaling: &self.scaling,
         };
         self.unit.step(&self.entry, &around)
