@@ -7,6 +7,7 @@ mod children;
 mod cold;
 mod failures;
 mod faults;
+mod limits;
 mod packaging;
 mod rollouts;
 mod runner;
@@ -77,6 +78,7 @@ fn all() -> Vec<Case> {
     ], alone: [
         activator_deleted_during_a_cold_start, leader_killed_while_warm, leader_killed_during_a_cold_start, no_activator_leaves_the_way_open,
     ]));
+    all.extend(cases!(limits, together: [], alone: [no_two_requests_meet_in_a_pod]));
     all.extend(cases!(packaging, together: [
         pods_are_restricted_and_the_data_plane_has_no_token, metrics_are_the_documented_ones, rights_are_least,
     ], alone: []));

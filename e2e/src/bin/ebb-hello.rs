@@ -1,6 +1,7 @@
 //! A small HTTP server: the sample app of the demo, and what the tests and benchmarks run behind Ebb.
 //!
 //! `/` greets · `/echo` returns the body · `/hash` answers its length and FNV-1a-64 · `/sleep?ms=N` ·
+//! `/alone?ms=N` the same, and 500 if another such request was there meanwhile ·
 //! `/drip?bytes=N&ms=M` · `/headers` · `/status?code=N` · `/requests` counts · `/ready` for a probe ·
 //! `/busy` says for a while that it works (200), then that it does not (204) · an `Upgrade` to any protocol is accepted and echoed.
 //!
@@ -34,6 +35,9 @@ type Body = BoxBody<Bytes, hyper::Error>;
 
 /// Requests answered so far, without those to `/ready` and `/requests` themselves.
 static REQUESTS: AtomicU64 = AtomicU64::new(0);
+
+/// Requests to `/alone` now.
+static ALONE: AtomicU64 = AtomicU64::new(0);
 
 /// Requests whose answer has not begun.
 static IN_FLIGHT: AtomicU64 = AtomicU64::new(0);
@@ -157,6 +161,7 @@ async fn answer(request: Request<Incoming>, clock: Clock) -> Response<Body> {
             sleep(Duration::from_millis(query(&uri, "ms"))).await;
             text(StatusCode::OK, "slept\n".to_owned())
         }
+        "/alone" => alone(query(&uri, "ms")).await,
         "/drip" => Response::new(drip(query(&uri, "bytes"), query(&uri, "ms"))),
         "/headers" => text(StatusCode::OK, lines(request.headers())),
         "/status" => status(query(&uri, "code")),
@@ -272,6 +277,26 @@ fn lines(headers: &HeaderMap) -> String {
         format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes()))
     };
     headers.iter().map(line).collect()
+}
+
+async fn alone(ms: u64) -> Response<Body> {
+    /// Counts a request for as long as it is there, also when its client leaves.
+    struct Here;
+    impl Drop for Here {
+        fn drop(&mut self) {
+            ALONE.fetch_sub(1, Relaxed);
+        }
+    }
+    let others = ALONE.fetch_add(1, Relaxed);
+    let _here = Here;
+    sleep(Duration::from_millis(ms)).await;
+    match others {
+        0 => text(StatusCode::OK, "alone\n".to_owned()),
+        _ => text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("met {others} others\n"),
+        ),
+    }
 }
 
 fn status(code: u64) -> Response<Body> {

@@ -39,7 +39,7 @@ async fn wait_starting(scene: &Scene) -> Result<()> {
     eventually(SOON, "a pod is starting", starting).await
 }
 
-async fn ebb_pods(scene: &Scene, component: &str) -> Result<Vec<Pod>> {
+pub(super) async fn ebb_pods(scene: &Scene, component: &str) -> Result<Vec<Pod>> {
     let of = ListParams::default().labels(&format!("app.kubernetes.io/component={component}"));
     Ok(Api::<Pod>::namespaced(scene.client.clone(), NAMESPACE)
         .list(&of)
