@@ -19,6 +19,8 @@ pub(crate) enum Reason {
     BadRequest,
     /// Too many requests wait for the Function.
     QueueFull,
+    /// Too many requests wait over all Functions, and most of them in the Function's namespace.
+    OverBudget,
     /// All pods were at the Function's `concurrencyLimit` for too long.
     AtLimit,
     /// The Function was deleted.
@@ -34,10 +36,11 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::UnknownHost,
         Self::BadRequest,
         Self::QueueFull,
+        Self::OverBudget,
         Self::AtLimit,
         Self::Removed,
         Self::NoPod,
@@ -51,6 +54,7 @@ impl Reason {
             Self::UnknownHost => "unknown-host",
             Self::BadRequest => "bad-request",
             Self::QueueFull => "queue-full",
+            Self::OverBudget => "over-budget",
             Self::AtLimit => "at-limit",
             Self::Removed => "removed",
             Self::NoPod => "no-pod",
@@ -64,7 +68,9 @@ impl Reason {
         match self {
             Self::UnknownHost => StatusCode::NOT_FOUND,
             Self::BadRequest => StatusCode::BAD_REQUEST,
-            Self::QueueFull | Self::AtLimit | Self::Removed => StatusCode::SERVICE_UNAVAILABLE,
+            Self::QueueFull | Self::OverBudget | Self::AtLimit | Self::Removed => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::NoPod | Self::PodProblem | Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::PodFailed => StatusCode::BAD_GATEWAY,
         }
@@ -98,7 +104,10 @@ impl Refusal {
         };
         let headers = response.headers_mut();
         headers.insert(REASON_HEADER, HeaderValue::from_static(self.reason.name()));
-        if matches!(self.reason, Reason::QueueFull | Reason::AtLimit) {
+        if matches!(
+            self.reason,
+            Reason::QueueFull | Reason::OverBudget | Reason::AtLimit
+        ) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if matches!(self.reason, Reason::Removed | Reason::BadRequest) {

@@ -33,6 +33,12 @@ pub struct Args {
     /// Most requests of one Function that wait for a pod; more are answered 503.
     #[arg(long, env = "EBB_MAX_HELD_PER_FUNCTION", default_value_t = 10_000)]
     pub max_held_per_function: usize,
+    /// Most requests over all Functions that wait. When there are more, those of the namespace that has most are answered 503.
+    #[arg(long, env = "EBB_MAX_HELD", default_value_t = 50_000)]
+    pub max_held: usize,
+    /// Most memory for requests that wait, in MiB, shared in the same way. Default: half of what the container may have; 512 without a limit.
+    #[arg(long, env = "EBB_HELD_MEMORY_MIB")]
+    pub held_memory_mib: Option<usize>,
     /// Most client connections; more are closed at once. It is lowered to a quarter of the limit of open files, which is raised as far as it may be.
     #[arg(long, env = "EBB_MAX_CONNECTIONS", default_value_t = 65_536)]
     pub max_connections: usize,

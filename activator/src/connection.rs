@@ -36,7 +36,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(65);
 const MAX_STREAMS: u32 = 250;
 
 /// Bytes of a request's body that a client may send before the pod takes them, by stream: what a held request keeps in memory at most.
-const STREAM_WINDOW: u32 = 64 << 10;
+pub(crate) const STREAM_WINDOW: u32 = 64 << 10;
 
 /// The same over all streams of a connection. Less than all streams together, so that a connection is bounded; a pod that does
 /// not read can therefore stop at most sixteen of them before it stops the others on the same connection.

@@ -11,6 +11,7 @@ use crate::{
     answer::{Failure, Reason, Refusal},
     body::{Flight, Limits, Reply, Upload},
     client::{Client, Deadline},
+    connection::STREAM_WINDOW,
     function::Function,
     headers, keeper,
     metrics::{Metrics, Raised},
@@ -86,6 +87,23 @@ impl<'a> Exchange<'a> {
             hops,
             resends: 0,
         }
+    }
+
+    /// Bytes that the request keeps in memory while it is not sent: its head, and over HTTP/2 what its client may send of its
+    /// body; over HTTP/1.1 the body is `unread` and stays in the socket.
+    pub(crate) fn bytes(&self, unread: bool) -> usize {
+        let Some(request) = &self.request else {
+            return 0;
+        };
+        let headers = request.headers().iter();
+        let head: usize = headers
+            .map(|(name, value)| name.as_str().len() + value.len())
+            .sum();
+        let body = match request.body() {
+            Upload::Stream(_) if !unread => STREAM_WINDOW as usize,
+            _ => 0,
+        };
+        head + body
     }
 
     /// Sends the request to the slot's pod: on a kept connection, and if that has broken on another one.

@@ -3,7 +3,7 @@
 use std::{future::pending, pin::pin, sync::Arc, time::Duration};
 
 use crds::control::Problem;
-use throttle::{Acquired, Closed, Slot, Waiter};
+use throttle::{Acquired, Budget, Closed, OverBudget, Place, Slot, Waiter};
 use tokio::time::{Instant, interval_at, sleep_until};
 
 use crate::{
@@ -20,10 +20,15 @@ use crate::{
 /// while holding for the whole cold start timeout would only delay the news that an image's name is wrong.
 const FATAL_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Bytes that a request takes in memory while it waits, besides its head and body: connection, task, timers and its place in line, by
+/// `cargo e2e bench held`, rounded up.
+const WAITING: usize = 16 << 10;
+
 /// A request that may have to wait, more than once if its pod turns out unreachable.
 pub(crate) struct Hold<'a> {
     function: &'a Arc<Function>,
     metrics: &'a Metrics,
+    budget: &'a Arc<Budget>,
     client: &'a Client,
     /// Whether the request's body is unread, so that only watching the socket tells that the client goes away.
     body_unread: bool,
@@ -37,6 +42,7 @@ impl<'a> Hold<'a> {
     pub(crate) fn new(
         function: &'a Arc<Function>,
         metrics: &'a Metrics,
+        budget: &'a Arc<Budget>,
         client: &'a Client,
         body_unread: bool,
     ) -> Self {
@@ -44,6 +50,7 @@ impl<'a> Hold<'a> {
         Self {
             function,
             metrics,
+            budget,
             client,
             body_unread,
             arrived,
@@ -52,18 +59,22 @@ impl<'a> Hold<'a> {
         }
     }
 
-    /// The slot of `acquired`, waited for if necessary.
+    /// The slot of `acquired`, waited for if necessary; `bytes` says what the request keeps in memory meanwhile.
     ///
     /// # Errors
     /// With the answer for the client if there is no slot, or [`Failure::Gone`] if it went away meanwhile.
     pub(crate) async fn slot(
         &mut self,
         acquired: Acquired<Arc<Pod>>,
+        bytes: impl FnOnce() -> usize,
     ) -> Result<Slot<Arc<Pod>>, Failure> {
         match acquired {
             Acquired::Slot(slot) => Ok(slot),
             // Boxed because it is large, and warm requests, whose future it would be part of, do not wait.
-            Acquired::Wait(waiter) => Box::pin(self.wait(waiter)).await,
+            Acquired::Wait(waiter) => {
+                let place = self.place(bytes())?;
+                Box::pin(self.wait(waiter, place)).await
+            }
             Acquired::Full => Err(self.full().into()),
             Acquired::Closed => Err(self.removed().into()),
         }
@@ -81,8 +92,18 @@ impl<'a> Hold<'a> {
         Some((cold_start, held))
     }
 
-    async fn wait(&mut self, mut waiter: Waiter<Arc<Pod>>) -> Result<Slot<Arc<Pod>>, Failure> {
-        let _held = Held::new(self.metrics);
+    fn place(&self, bytes: usize) -> Result<Place, Refusal> {
+        let namespace = &self.function.namespace;
+        let entered = self.budget.enter(namespace, WAITING + bytes);
+        entered.map_err(|OverBudget| self.over_budget())
+    }
+
+    async fn wait(
+        &mut self,
+        mut waiter: Waiter<Arc<Pod>>,
+        mut place: Place,
+    ) -> Result<Slot<Arc<Pod>>, Failure> {
+        let _held = Held::new(self.metrics, place.bytes());
         if waiter.is_starved() {
             let cold_start = self.function.wake(waiter.was_first());
             self.cold_start.get_or_insert(cold_start);
@@ -106,6 +127,7 @@ impl<'a> Hold<'a> {
                     return granted.map_err(|Closed| self.removed().into());
                 }
                 () = &mut gone => return Err(Failure::Gone),
+                () = place.shed() => return Err(self.over_budget().into()),
                 () = &mut deadline => return Err(self.too_late(&waiter, limit).into()),
                 _ = repeat.tick() => {
                     if !waiter.is_starved() {
@@ -164,6 +186,14 @@ impl<'a> Hold<'a> {
         Refusal::new(Reason::QueueFull, text)
     }
 
+    fn over_budget(&self) -> Refusal {
+        let text = format!(
+            "too many requests wait over all, and those in namespace {} have their share",
+            self.function.key.namespace
+        );
+        Refusal::new(Reason::OverBudget, text)
+    }
+
     fn removed(&self) -> Refusal {
         Refusal::new(
             Reason::Removed,
@@ -176,13 +206,17 @@ impl<'a> Hold<'a> {
 struct Held<'a> {
     metrics: &'a Metrics,
     since: Instant,
+    bytes: i64,
     _gauge: Raised,
 }
 
 impl<'a> Held<'a> {
-    fn new(metrics: &'a Metrics) -> Self {
+    fn new(metrics: &'a Metrics, bytes: usize) -> Self {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        metrics.held_bytes.add(bytes);
         Self {
             metrics,
+            bytes,
             since: Instant::now(),
             _gauge: Raised::new(&metrics.held),
         }
@@ -193,5 +227,6 @@ impl Drop for Held<'_> {
     fn drop(&mut self) {
         let waited = self.since.elapsed().as_secs_f64();
         self.metrics.held_duration.observe(waited);
+        self.metrics.held_bytes.sub(self.bytes);
     }
 }

@@ -21,6 +21,7 @@ mod headers;
 mod hold;
 mod identity;
 mod keeper;
+mod memory;
 mod metrics;
 mod operators;
 mod origin;
@@ -46,6 +47,7 @@ use runtime::{
     shutdown::{self, Drained},
     telemetry,
 };
+use throttle::{Budget, Most};
 use tokio::net::TcpListener;
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -119,7 +121,14 @@ impl Activator {
             Arc::clone(&metrics),
             Arc::clone(&surges),
         ));
-        let proxy = Arc::new(Proxy::new(Arc::clone(&functions), Arc::clone(&metrics)));
+        let budget = Budget::new(Most {
+            count: args.max_held,
+            bytes: args
+                .held_memory_mib
+                .map_or_else(memory::for_held, |mib| mib << 20),
+        });
+        let proxy = Proxy::new(Arc::clone(&functions), Arc::clone(&metrics), budget);
+        let proxy = Arc::new(proxy);
         let stop_cores = CancellationToken::new();
         let cores = Cores::start(args.cores.unwrap_or_else(all_cores), &stop_cores)
             .context("cannot start the threads that serve requests")?;

@@ -31,6 +31,7 @@ pub(crate) struct Metrics {
     pub(crate) in_flight: IntGauge,
     /// Requests that wait.
     pub(crate) held: IntGauge,
+    pub(crate) held_bytes: IntGauge,
     /// How long requests waited.
     pub(crate) held_duration: Histogram,
     /// Cold starts by phase, in the order of [`Phases::named`].
@@ -55,6 +56,7 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     /// Makes all metrics and registers them.
+    #[expect(clippy::too_many_lines, reason = "it is a table")]
     pub(crate) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let requests = registered(
             registry,
@@ -107,6 +109,10 @@ impl Metrics {
             held: gauge(
                 "ebb_activator_requests_held",
                 "Requests that wait for a pod.",
+            )?,
+            held_bytes: gauge(
+                "ebb_activator_held_bytes",
+                "Memory that requests which wait may take, as it is counted against its limit.",
             )?,
             held_duration: times(
                 "ebb_activator_request_held_seconds",

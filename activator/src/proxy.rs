@@ -8,6 +8,7 @@ use std::sync::{
 use http::{HeaderName, HeaderValue, Request, Response, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use throttle::Budget;
 use tokio::time::Instant;
 
 use crate::{
@@ -41,15 +42,22 @@ pub(crate) enum Entry {
 pub(crate) struct Proxy {
     functions: Arc<Functions>,
     metrics: Arc<Metrics>,
+    /// For requests that wait.
+    budget: Arc<Budget>,
     pub(crate) tunnels: Tunnels,
     /// Whether answers ask clients to close their connections, because this process is about to end.
     leaving: AtomicBool,
 }
 
 impl Proxy {
-    pub(crate) fn new(functions: Arc<Functions>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(
+        functions: Arc<Functions>,
+        metrics: Arc<Metrics>,
+        budget: Arc<Budget>,
+    ) -> Self {
         Self {
             functions,
+            budget,
             tunnels: Tunnels::new(Arc::clone(&metrics)),
             metrics,
             leaving: AtomicBool::new(false),
@@ -137,11 +145,11 @@ impl Proxy {
         }
         let request = Request::from_parts(head, Upload::from(body));
 
-        let mut hold = Hold::new(function, &self.metrics, client, body_unread);
+        let mut hold = Hold::new(function, &self.metrics, &self.budget, client, body_unread);
         let mut exchange = Exchange::new(function, &self.metrics, client, request, upgrade, hops);
         let mut acquired = function.gate.acquire();
         loop {
-            let slot = hold.slot(acquired).await?;
+            let slot = hold.slot(acquired, || exchange.bytes(body_unread)).await?;
             match exchange.attempt(slot, &self.tunnels).await? {
                 Attempt::Answered(mut response, pod) => {
                     if !pod.is_activator {

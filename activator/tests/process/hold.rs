@@ -1,9 +1,12 @@
 //! Requests that come before their pod.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use crds::control::{PodState, Readiness, Startup, ToActivator, ToOperator};
+use crds::{
+    control::{PodState, Readiness, Startup, ToActivator, ToOperator},
+    names::FunctionKey,
+};
 use http::{Request, StatusCode};
 use http_body_util::{Full, channel::Channel};
 use tokio::time::Instant;
@@ -11,9 +14,9 @@ use tokio::time::Instant;
 use crate::support::{
     backend::{Backend, nowhere},
     client::{self, Raw},
-    operator::wake,
+    operator::{bound, wake},
     told,
-    world::{A_WHILE, World},
+    world::{A_WHILE, World, free_port, serving_at},
 };
 
 #[tokio::test]
@@ -328,5 +331,49 @@ async fn a_second_pod_takes_what_the_first_refuses() {
     world.tell(pods).await;
     for _ in 0..4 {
         assert_eq!(client::get(world.address, "/hello").await.text(), "b");
+    }
+}
+
+#[tokio::test]
+async fn what_waits_is_shared_among_namespaces() {
+    let mut world = World::with(&["--max-held=4"], |_| ()).await;
+    let bank = FunctionKey::new("bank", "teller");
+    let route = told::route(&bank, free_port());
+    let address: SocketAddr = ([127, 0, 0, 1], route.port).into();
+    let port = route.port;
+    world.operator.tell(ToActivator::Route(route)).await;
+    world.operator.tell(told::pods(&bank).frame()).await;
+    let listens = |frame: &ToOperator| bound(frame).filter(|bound| *bound == port);
+    world.operator.hears("its port is bound", listens).await;
+
+    let mut shop = Vec::new();
+    for count in 1..=4 {
+        shop.push(tokio::spawn(client::get(world.address, "/hello")));
+        world.held(count).await;
+    }
+    let refused = client::get(world.address, "/hello").await;
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(refused.header("x-ebb-reason"), "over-budget");
+    assert_eq!(refused.header("retry-after"), "1");
+
+    // The other namespace has less, so it takes the place of the newest.
+    let teller = tokio::spawn(client::get(address, "/hello"));
+    let shed = shop.pop().unwrap().await.unwrap();
+    assert_eq!(shed.header("x-ebb-reason"), "over-budget");
+    assert_eq!(
+        shed.sentence(),
+        "too many requests wait over all, and those in namespace shop have their share"
+    );
+    world.held(4).await;
+    let bytes = world.metric("ebb_activator_held_bytes").await;
+    assert!(bytes >= f64::from(4 * 16 << 10), "{bytes}");
+
+    let (a, b) = (Backend::start("a"), Backend::start("b"));
+    let pods = told::pods(&bank).pod("b", b.address, PodState::Serving);
+    world.operator.tell(pods.frame()).await;
+    assert_eq!(teller.await.unwrap().text(), "b");
+    let _world = serving_at(world, a.address).await;
+    for request in shop {
+        assert_eq!(request.await.unwrap().text(), "a");
     }
 }
