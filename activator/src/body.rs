@@ -12,10 +12,11 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use throttle::Slot;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use crate::{
     client::Deadline,
+    connection::HEADER_TIMEOUT,
     metrics::{Metrics, Raised},
     pod::Pod,
     sender::Sender,
@@ -143,9 +144,9 @@ pub(crate) struct Download {
     /// Since when the pod was asked for more and has sent nothing; kept only while there is a bound for it. A client that does not read
     /// does not ask, so the time that it takes is not the pod's.
     silent_since: Option<Instant>,
-    /// Made when the body does not come at once as a whole, which most do.
-    timer: Option<Pin<Box<Sleep>>>,
-    /// Of the client's connection; set while there is a timer.
+    /// The next limit, once the connection knows it: when the body does not come at once as a whole, which most do.
+    due: Option<Instant>,
+    /// Of the client's connection, or its stream over HTTP/2. Set to `due`, and afterwards for the client's next request.
     of_connection: Deadline,
 }
 
@@ -184,6 +185,11 @@ impl Reply {
         Self::Text(Some(text))
     }
 
+    /// Whether a pod answers.
+    pub(crate) fn is_from_pod(&self) -> bool {
+        matches!(self, Self::Pod(_))
+    }
+
     /// No body.
     pub(crate) fn none() -> Self {
         Self::Text(None)
@@ -201,7 +207,7 @@ impl Reply {
             flight: Some(flight),
             limits,
             silent_since: None,
-            timer: None,
+            due: None,
             of_connection,
         };
         download.end_if_ended();
@@ -224,7 +230,7 @@ impl Download {
             self.silent_since.get_or_insert_with(Instant::now);
         }
         if self.flight.is_some()
-            && let Poll::Ready(broken) = self.poll_timer(cx)
+            && let Some(broken) = self.too_late()
         {
             self.end(false);
             return Poll::Ready(Some(Err(broken)));
@@ -232,30 +238,23 @@ impl Download {
         frame.map(|frame| frame.map(|frame| frame.map_err(Broken::Pod)))
     }
 
-    /// Ready when a limit has passed. Until the answer must end the connection's task is woken at that time, whatever it waits for.
-    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
+    /// The limit that has passed, if one has. The connection's task is woken at the next one, whatever it waits for.
+    fn too_late(&mut self) -> Option<Broken> {
         let (end, idle) = (self.limits.end, self.limits.idle);
         let silent = self.silent_since.zip(idle);
         let due = silent.map_or(end, |(since, idle)| end.min(since + idle));
-        let timer = self.timer.get_or_insert_with(|| {
-            self.of_connection.set(end);
-            Box::pin(tokio::time::sleep_until(due))
-        });
-        if due < timer.deadline() {
-            timer.as_mut().reset(due);
+        let now = Instant::now();
+        if now >= end {
+            return Some(Broken::Timeout);
         }
-        while timer.as_mut().poll(cx).is_ready() {
-            let now = Instant::now();
-            if now >= end {
-                return Poll::Ready(Broken::Timeout);
-            }
-            if now >= due {
-                return Poll::Ready(Broken::Idle);
-            }
-            // Something was sent after the timer had been set.
-            timer.as_mut().reset(due);
+        if now >= due {
+            return Some(Broken::Idle);
         }
-        Poll::Pending
+        if self.due != Some(due) {
+            self.due = Some(due);
+            self.of_connection.set(due);
+        }
+        None
     }
 
     /// hyper does not poll a body again that says it has ended.
@@ -269,15 +268,13 @@ impl Download {
         if let Some(flight) = self.flight.take() {
             flight.end(whole);
         }
-        if self.timer.take().is_some() {
-            self.of_connection.clear();
-        }
     }
 }
 
 impl Drop for Download {
     fn drop(&mut self) {
         self.end(self.body.is_end_stream());
+        self.of_connection.set(Instant::now() + HEADER_TIMEOUT);
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    time::Instant,
+    time::{Instant, sleep_until},
 };
 
 use crate::{origin::Origin, tunnel};
@@ -32,8 +32,11 @@ pub(crate) struct Client {
     pub(crate) deadline: Deadline,
 }
 
-/// When the answer that is being written must have ended. The connection checks it, because an answer whose client does not
-/// read is not polled and so cannot notice by itself; it would occupy its pod forever.
+/// Until when what a connection does now must be over: its client's next head, a pod's answer, or an answer's way to the client.
+///
+/// The connection's task is woken then, and what is late says so to the client. What cannot, because it is not polled (an answer whose
+/// client does not read; it would occupy its pod forever) is cut off. One timer for each connection and not for each request: it is set anew
+/// only when it has gone off, since most requests end long before.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Deadline(Arc<Mutex<Option<Instant>>>);
 
@@ -43,18 +46,11 @@ tokio::task_local! {
 }
 
 impl Deadline {
-    /// Runs the task of an HTTP/2 stream, and cuts it off when the deadline of its answer has passed.
+    /// Runs the task of an HTTP/2 stream with a deadline of its own.
     pub(crate) async fn of_stream<F: Future>(stream: F) {
         let deadline = Self::default();
-        let mut stream = pin!(STREAM_DEADLINE.scope(deadline.clone(), stream));
-        poll_fn(|cx| {
-            let ended = stream.as_mut().poll(cx).is_ready();
-            match ended || deadline.has_passed() {
-                true => Poll::Ready(()),
-                false => Poll::Pending,
-            }
-        })
-        .await;
+        let stream = STREAM_DEADLINE.scope(deadline.clone(), stream);
+        deadline.over(stream).await;
     }
 
     pub(crate) fn set(&self, at: Instant) {
@@ -65,9 +61,55 @@ impl Deadline {
         *self.0.lock() = None;
     }
 
-    pub(crate) fn has_passed(&self) -> bool {
-        let at = *self.0.lock();
-        at.is_some_and(|at| Instant::now() >= at)
+    /// What comes of `work`; `None` if it was polled after a deadline and did nothing about it.
+    pub(crate) async fn over<F: Future>(&self, work: F) -> Option<F::Output> {
+        let mut work = pin!(work);
+        let mut timer = pin!(sleep_until(Instant::now()));
+        let (mut set, mut passed) = (None, None);
+        poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(output) = work.as_mut().poll(cx) {
+                    return Poll::Ready(Some(output));
+                }
+                let Some(at) = *self.0.lock() else {
+                    return Poll::Pending;
+                };
+                if passed == Some(at) {
+                    return Poll::Ready(None);
+                }
+                if set.is_none_or(|set| at < set) {
+                    timer.as_mut().reset(at);
+                    set = Some(at);
+                }
+                ready!(timer.as_mut().poll(cx));
+                // It may have been set for something that is over.
+                set = None;
+                passed = Some(at).filter(|at| Instant::now() >= *at);
+            }
+        })
+        .await
+    }
+
+    /// What comes of `answer`, unless it takes until `at`. To be polled within [`over`](Self::over), which wakes it then.
+    pub(crate) async fn until<F: Future>(&self, at: Instant, answer: F) -> Option<F::Output> {
+        let mut answer = pin!(answer);
+        let mut waits = false;
+        let output = poll_fn(|cx| match answer.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            // Most answers are there at the second look, so the clock is read only at the third.
+            Poll::Pending if !waits => {
+                waits = true;
+                self.set(at);
+                Poll::Pending
+            }
+            Poll::Pending if Instant::now() >= at => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        })
+        .await;
+        if waits {
+            self.clear();
+        }
+        output
     }
 }
 

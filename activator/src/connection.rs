@@ -18,7 +18,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -28,9 +31,10 @@ use crate::{
     serve::Server,
 };
 
-/// Longest wait for a request's head, and so for the next request on a kept connection: a little more than the
-/// 60 s after which common load balancers close theirs, so that they are the ones who do.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(65);
+/// Longest wait for a request's head from the end of the answer before, and so for the next request on a kept connection: a little more than the
+/// 60 s after which common load balancers close theirs, so that they are the ones who do. It bounds the rest of that answer, too,
+/// which its client has still to read.
+pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(65);
 
 /// Requests at once on an HTTP/2 connection; a client opens another one for more. RFC 9113 section 6.5.2 recommends at least 100.
 const MAX_STREAMS: u32 = 250;
@@ -79,7 +83,13 @@ pub(crate) async fn serve(
         let shared = Arc::clone(&shared);
         async move {
             let (client, entry, proxy) = &*shared;
-            proxy.answer(client, entry, request).await
+            let deadline = client.deadline();
+            deadline.clear();
+            let answer = proxy.answer(client, entry, request).await;
+            if matches!(&answer, Ok(answer) if !answer.body().is_from_pod()) {
+                deadline.set(Instant::now() + HEADER_TIMEOUT);
+            }
+            answer
         }
     });
     let stream = TokioIo::new(stream);
@@ -95,9 +105,9 @@ pub(crate) async fn serve(
             .serve_connection(stream, service);
         run(connection, |c| c.graceful_shutdown(), &server, &deadline).await?;
     } else {
+        deadline.set(Instant::now() + HEADER_TIMEOUT);
         let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
+            .header_read_timeout(None)
             .max_buf_size(MAX_HEAD)
             .serve_connection(stream, service)
             .with_upgrades();
@@ -122,18 +132,17 @@ where
     let mut stopped = pin!(stop.cancelled());
     let mut forced = pin!(server.force.cancelled());
     let mut stopping = false;
-    poll_fn(|cx| {
+    let served = poll_fn(|cx| {
         if !stopping && stopped.as_mut().poll(cx).is_ready() {
             stopping = true;
             shut_down(connection.as_mut());
         }
-        let cut_off = stopping && forced.as_mut().poll(cx).is_ready();
-        if cut_off || deadline.has_passed() {
+        if stopping && forced.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
         connection.as_mut().poll(cx)
-    })
-    .await
+    });
+    deadline.over(served).await.unwrap_or(Ok(()))
 }
 
 /// Runs the requests of an HTTP/2 connection, each in a task on the same core.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{Request, Response, header};
 use throttle::Slot;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::{
     answer::{Failure, Reason, Refusal},
@@ -215,11 +215,11 @@ impl<'a> Exchange<'a> {
             None => repeatable(&request),
         };
         let answer = Fresh::until(fresh, connection.try_send(request));
-        let sent = timeout_at(deadline, answer).await;
+        let sent = self.deadline.until(deadline, answer).await;
         let mut error = match sent {
-            Ok(Ok(response)) => return Ok(Some(response)),
-            Ok(Err(error)) => error,
-            Err(_) => return Err(self.too_slow().into()),
+            Some(Ok(response)) => return Ok(Some(response)),
+            Some(Err(error)) => error,
+            None => return Err(self.too_slow().into()),
         };
         if error.error().is_user() {
             // Nothing of ours fails here but the body, which is the client's.
