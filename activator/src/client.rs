@@ -49,7 +49,7 @@ impl Deadline {
     /// Runs the task of an HTTP/2 stream with a deadline of its own.
     pub(crate) async fn of_stream<F: Future>(stream: F) {
         let deadline = Self::default();
-        let stream = STREAM_DEADLINE.scope(deadline.clone(), stream);
+        let stream = pin!(STREAM_DEADLINE.scope(deadline.clone(), stream));
         deadline.over(stream).await;
     }
 
@@ -62,8 +62,10 @@ impl Deadline {
     }
 
     /// What comes of `work`; `None` if it was polled after a deadline and did nothing about it.
-    pub(crate) async fn over<F: Future>(&self, work: F) -> Option<F::Output> {
-        let mut work = pin!(work);
+    ///
+    /// Pinned by the caller, as everything large that a request's future consists of: a future that takes another one by value has room for
+    /// it twice.
+    pub(crate) async fn over<F: Future>(&self, mut work: Pin<&mut F>) -> Option<F::Output> {
         let mut timer = pin!(sleep_until(Instant::now()));
         let (mut set, mut passed) = (None, None);
         poll_fn(|cx| {
@@ -91,8 +93,11 @@ impl Deadline {
     }
 
     /// What comes of `answer`, unless it takes until `at`. To be polled within [`over`](Self::over), which wakes it then.
-    pub(crate) async fn until<F: Future>(&self, at: Instant, answer: F) -> Option<F::Output> {
-        let mut answer = pin!(answer);
+    pub(crate) async fn until<F: Future>(
+        &self,
+        at: Instant,
+        mut answer: Pin<&mut F>,
+    ) -> Option<F::Output> {
         let mut waits = false;
         let output = poll_fn(|cx| match answer.as_mut().poll(cx) {
             Poll::Ready(output) => Poll::Ready(Some(output)),

@@ -103,7 +103,13 @@ pub(crate) async fn serve(
             .keep_alive_interval(PING)
             .keep_alive_timeout(PONG)
             .serve_connection(stream, service);
-        run(connection, |c| c.graceful_shutdown(), &server, &deadline).await?;
+        run(
+            pin!(connection),
+            |c| c.graceful_shutdown(),
+            &server,
+            &deadline,
+        )
+        .await?;
     } else {
         deadline.set(Instant::now() + HEADER_TIMEOUT);
         let connection = http1::Builder::new()
@@ -111,14 +117,20 @@ pub(crate) async fn serve(
             .max_buf_size(MAX_HEAD)
             .serve_connection(stream, service)
             .with_upgrades();
-        run(connection, |c| c.graceful_shutdown(), &server, &deadline).await?;
+        run(
+            pin!(connection),
+            |c| c.graceful_shutdown(),
+            &server,
+            &deadline,
+        )
+        .await?;
     }
     Ok(())
 }
 
 /// Polls a connection until it ends, is asked to by the server's stop, or is cut off: by force, or because its answer's deadline has passed.
 async fn run<C>(
-    connection: C,
+    mut connection: Pin<&mut C>,
     shut_down: impl Fn(Pin<&mut C>),
     server: &Server,
     deadline: &Deadline,
@@ -126,13 +138,12 @@ async fn run<C>(
 where
     C: Future<Output = hyper::Result<()>>,
 {
-    let mut connection = pin!(connection);
     // Of its own, because polling a token locks it, and this is polled with every request.
     let stop = server.stop.child_token();
     let mut stopped = pin!(stop.cancelled());
     let mut forced = pin!(server.force.cancelled());
     let mut stopping = false;
-    let served = poll_fn(|cx| {
+    let served = pin!(poll_fn(|cx| {
         if !stopping && stopped.as_mut().poll(cx).is_ready() {
             stopping = true;
             shut_down(connection.as_mut());
@@ -141,7 +152,7 @@ where
             return Poll::Ready(Ok(()));
         }
         connection.as_mut().poll(cx)
-    });
+    }));
     deadline.over(served).await.unwrap_or(Ok(()))
 }
 

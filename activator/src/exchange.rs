@@ -1,6 +1,6 @@
 //! One request's way to a pod and its answer's way back, with what may be sent again and what may not.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response, header};
@@ -125,7 +125,8 @@ impl<'a> Exchange<'a> {
             let may_be_kept = self.resends == 0;
             let opened = match may_be_kept.then(|| pool.take()).flatten() {
                 Some(connection) => Ok((connection, None)),
-                None => pool.open(may_be_kept).await,
+                // Boxed because it is large and most requests find a connection.
+                None => Box::pin(pool.open(may_be_kept)).await,
             };
             let (mut connection, fresh) = match opened {
                 Ok(opened) => opened,
@@ -214,7 +215,8 @@ impl<'a> Exchange<'a> {
             Some(_) => None,
             None => repeatable(&request),
         };
-        let answer = Fresh::until(fresh, connection.try_send(request));
+        let answer = pin!(connection.try_send(request));
+        let answer = pin!(Fresh::until(fresh, answer));
         let sent = self.deadline.until(deadline, answer).await;
         let mut error = match sent {
             Some(Ok(response)) => return Ok(Some(response)),

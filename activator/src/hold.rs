@@ -163,11 +163,14 @@ impl<'a> Hold<'a> {
             return Refusal::new(Reason::AtLimit, text);
         }
         let (revision, problem) = self.problem(waiter);
-        let mut text = format!(
-            "no pod of {} (revision {revision}) was ready in {} s",
-            self.function.key,
-            limit.as_secs_f64()
-        );
+        let mut text = match &*revision {
+            "" => format!("no revision of {} took requests", self.function.key),
+            revision => format!(
+                "no pod of {} (revision {revision}) was ready",
+                self.function.key
+            ),
+        };
+        text += &format!(" in {} s", limit.as_secs_f64());
         if let Some(problem) = problem {
             text += &format!(": {}: {}", problem.reason, problem.message);
         }

@@ -1,6 +1,6 @@
 //! Connections to one pod.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use crds::control::Protocol;
 use parking_lot::Mutex;
@@ -62,8 +62,10 @@ pub(crate) struct Fresh(Option<OwnedSemaphorePermit>);
 
 impl Fresh {
     /// Waits for an answer that comes over the connection.
-    pub(crate) async fn until<F: Future>(fresh: Option<Self>, answer: F) -> F::Output {
-        let mut answer = pin!(answer);
+    pub(crate) async fn until<F: Future>(
+        fresh: Option<Self>,
+        mut answer: Pin<&mut F>,
+    ) -> F::Output {
         if let Some(Self(Some(permit))) = fresh {
             tokio::select! {
                 biased;

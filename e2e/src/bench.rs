@@ -2,6 +2,7 @@
 
 mod burst;
 mod cold_start;
+mod crowd;
 mod decide;
 mod floor;
 mod idle;
@@ -11,7 +12,7 @@ mod step;
 mod together;
 mod wakes;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -66,6 +67,39 @@ pub enum Bench {
         /// Only the measurements whose name contains this, such as "get 2"
         #[arg(long, default_value = "")]
         only: String,
+        /// Another build of the activator, to compare with
+        #[arg(long)]
+        beside: Option<PathBuf>,
+    },
+    /// Requests that wait for one Function at zero: memory of each, and how soon all are answered; needs no cluster
+    Held {
+        /// Requests
+        #[arg(long, default_value_t = 10_000)]
+        requests: usize,
+    },
+    /// First requests of one tenant while another floods the activator; needs no cluster
+    Fair {
+        /// Requests of the flood
+        #[arg(long, default_value_t = 20_000)]
+        flood: usize,
+        /// Rounds
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+    },
+    /// Functions that sleep: memory of each in an activator, and latency of one beside them; needs no cluster
+    Sleeping {
+        /// Functions
+        #[arg(long, default_value_t = 10_000)]
+        functions: usize,
+        /// Rounds
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+    },
+    /// What rude clients do to others, and how soon one that leaves is noticed; needs no cluster
+    Rude {
+        /// Rounds
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
     },
     /// Objects and memory of idle Functions
     Idle {
@@ -78,7 +112,15 @@ pub enum Bench {
 impl Bench {
     /// Whether this measurement needs no cluster.
     pub fn is_alone(&self) -> bool {
-        matches!(self, Self::Decide | Self::Proxy { .. })
+        matches!(
+            self,
+            Self::Decide
+                | Self::Proxy { .. }
+                | Self::Held { .. }
+                | Self::Fair { .. }
+                | Self::Sleeping { .. }
+                | Self::Rude { .. }
+        )
     }
 
     /// Runs a measurement that needs no cluster, on a thread of its own, whose core it may choose.
@@ -92,15 +134,28 @@ impl Bench {
                 decide::run();
                 Ok(())
             }
-            Self::Proxy { rounds, only } => tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?
-                .block_on(proxy::run(rounds, &only)),
+            Self::Proxy {
+                rounds,
+                only,
+                beside,
+            } => alone(proxy::run(rounds, &only, beside.as_deref())),
+            Self::Held { requests } => alone(crowd::held(requests)),
+            Self::Fair { flood, rounds } => alone(crowd::fair(flood, rounds)),
+            Self::Sleeping { functions, rounds } => alone(crowd::sleeping(functions, rounds)),
+            Self::Rude { rounds } => alone(crowd::rude(rounds)),
             _ => anyhow::bail!("this measurement needs a cluster"),
         };
         let ended = std::thread::spawn(run).join();
         ended.map_err(|_| anyhow::anyhow!("the measurement has panicked"))?
     }
+}
+
+/// Runs on the caller's thread.
+fn alone(measurement: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(measurement)
 }
 
 /// Runs a measurement. Must be called inside the cluster's network namespace.
@@ -129,7 +184,7 @@ pub async fn run(cluster: &Cluster, image: &str, bench: &Bench) -> Result<()> {
         Bench::Step { rounds } => step::run(&scene, *rounds).await,
         Bench::Wakes { functions } => wakes::run(&scene, *functions).await,
         Bench::Rates => rates::run(&scene).await,
-        Bench::Decide | Bench::Proxy { .. } => bench.run_alone(),
+        _ => bench.run_alone(),
     };
     if result.is_err() {
         eprintln!("{}", scene.report().await);

@@ -1,11 +1,11 @@
 //! What a warm request costs: Ebb's activator beside nginx and haproxy, each alone on one core, in front of one backend. Needs no cluster.
 
-mod backend;
-mod client;
-mod control;
-mod servers;
+pub(super) mod backend;
+pub(super) mod client;
+pub(super) mod control;
+pub(super) mod servers;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::Result;
 use nix::{
@@ -22,8 +22,8 @@ use crate::bench::{
 };
 
 /// The core of the proxies; the backend and the clients are on the other one.
-const PROXY_CORE: usize = 0;
-const OTHER_CORE: usize = 1;
+pub(super) const PROXY_CORE: usize = 0;
+pub(super) const OTHER_CORE: usize = 1;
 
 /// How long one measurement lasts, after as long a time as nothing is counted.
 const LASTS: Duration = Duration::from_secs(2);
@@ -45,8 +45,8 @@ const WORKS: [(Work, f64); 8] = [
 ];
 
 /// Measures and prints all of it.
-pub(super) async fn run(rounds: usize, only: &str) -> Result<()> {
-    let servers = Servers::start(PROXY_CORE).await?;
+pub(super) async fn run(rounds: usize, only: &str, beside: Option<&Path>) -> Result<()> {
+    let servers = Servers::start(PROXY_CORE, beside).await?;
     pin_to(OTHER_CORE)?;
     println!(
         "CPU of the proxy, in microseconds a request; {CLIENTS} clients, median of {rounds} rounds in turn (requests a second in brackets)"
@@ -85,7 +85,7 @@ pub(super) async fn run(rounds: usize, only: &str) -> Result<()> {
 }
 
 /// The backend and the clients stay off the proxies' core.
-fn pin_to(core: usize) -> Result<()> {
+pub(super) fn pin_to(core: usize) -> Result<()> {
     let mut cores = CpuSet::new();
     cores.set(core)?;
     // The caller's thread, on which this measurement's runtime is; others have nothing to do meanwhile.

@@ -11,7 +11,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
 /// Serves on a thread of its own, pinned to `core`, until the process ends.
-pub(super) fn start(core: usize) -> Result<SocketAddr> {
+pub(in crate::bench) fn start(core: usize) -> Result<SocketAddr> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
@@ -20,7 +20,7 @@ pub(super) fn start(core: usize) -> Result<SocketAddr> {
         .build()?;
     thread::spawn(move || {
         // Unpinned it would only take time from the proxies, which the numbers would show.
-        let _ = super::pin_to(core);
+        let _ = crate::bench::proxy::pin_to(core);
         runtime.block_on(serve(listener))
     });
     Ok(address)

@@ -20,7 +20,7 @@ use tokio::{
 
 /// What a client does again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Work {
+pub(in crate::bench) enum Work {
     /// An answer of so many bytes.
     Get {
         /// Of the answer's body.
@@ -70,7 +70,7 @@ impl Work {
 }
 
 /// Clients at work.
-pub(super) struct Load {
+pub(in crate::bench) struct Load {
     done: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     tasks: JoinSet<Result<()>>,
@@ -78,7 +78,7 @@ pub(super) struct Load {
 
 impl Load {
     /// Starts so many clients. They share the caller's thread.
-    pub(super) fn start(address: SocketAddr, work: Work, clients: usize) -> Self {
+    pub(in crate::bench) fn start(address: SocketAddr, work: Work, clients: usize) -> Self {
         let (done, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
         let request: Arc<[u8]> = work.request().into();
         let mut tasks = JoinSet::new();
@@ -104,12 +104,12 @@ impl Load {
     }
 
     /// Requests answered so far.
-    pub(super) fn count(&self) -> u64 {
+    pub(in crate::bench) fn count(&self) -> u64 {
         self.done.load(Relaxed)
     }
 
     /// Ends them all; an error if one of them had failed.
-    pub(super) fn end(mut self) -> Result<()> {
+    pub(in crate::bench) fn end(mut self) -> Result<()> {
         self.stop.store(true, Relaxed);
         while let Some(ended) = self.tasks.try_join_next() {
             ended?.context("a client failed")?;
@@ -119,7 +119,7 @@ impl Load {
 }
 
 /// Times in microseconds, from when each request was due, at a constant rate over so many connections.
-pub(super) async fn open(
+pub(in crate::bench) async fn open(
     address: SocketAddr,
     rate: f64,
     clients: usize,

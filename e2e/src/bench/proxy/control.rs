@@ -1,6 +1,6 @@
 //! What an operator is to the activator: the one Function of this measurement, told over a control stream.
 
-use std::net::SocketAddr;
+use std::{convert::Infallible, net::SocketAddr};
 
 use anyhow::{Context, Result, bail, ensure};
 use crds::{
@@ -10,7 +10,7 @@ use crds::{
     },
     names::FunctionKey,
 };
-use futures::stream::{self, StreamExt as _};
+use futures::stream;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::{
@@ -18,10 +18,11 @@ use hyper::{
     client::conn::http2,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{net::TcpStream, task::JoinHandle};
+use tokio::{net::TcpStream, sync::mpsc, task::JoinHandle};
 
 /// An open control stream; the activator goes on with what it was told when this is dropped.
-pub(super) struct Control {
+pub(in crate::bench) struct Control {
+    frames: mpsc::UnboundedSender<ToActivator>,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -32,30 +33,31 @@ impl Drop for Control {
 }
 
 impl Control {
-    /// Tells the activator at `control` of `routes`, each to the one pod at `backend`, and waits until it listens for all.
-    pub(super) async fn open(
+    /// Tells the activator at `control` of `routes` and what `pods` says, and waits until it listens for all.
+    pub(in crate::bench) async fn open(
         control: SocketAddr,
         token: &str,
         routes: Vec<Route>,
-        backend: SocketAddr,
+        pods: impl Fn(&Route) -> ToActivator,
     ) -> Result<Self> {
         let stream = TcpStream::connect(control).await?;
         let (mut sender, connection) =
             http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
         let connection = tokio::spawn(async move { drop(connection.await) });
         let count = routes.len();
-        let frames: Vec<_> = routes
-            .into_iter()
-            .flat_map(|route| {
-                let pods = pods(&route.function, backend);
-                [ToActivator::Route(route), pods]
-            })
-            .chain([ToActivator::Lead { epoch: Some(1) }, ToActivator::Synced])
-            .map(|frame| Ok::<_, std::convert::Infallible>(Frame::data(encode(&frame).into())))
-            .collect();
-        let body = StreamBody::new(
-            stream::iter(frames).chain(stream::pending::<Result<Frame<bytes::Bytes>, _>>()),
-        );
+        let (frames, told) = mpsc::unbounded_channel();
+        for route in routes {
+            let pods = pods(&route);
+            frames.send(ToActivator::Route(route))?;
+            frames.send(pods)?;
+        }
+        frames.send(ToActivator::Lead { epoch: Some(1) })?;
+        frames.send(ToActivator::Synced)?;
+        let told = stream::unfold(told, async |mut told| {
+            let frame: bytes::Bytes = encode(&told.recv().await?).into();
+            Some((Ok::<_, Infallible>(Frame::data(frame)), told))
+        });
+        let body = StreamBody::new(Box::pin(told));
         let request = Request::post(format!("http://{control}{PATH}"))
             .header("authorization", format!("Bearer {token}"))
             .body(body)?;
@@ -69,16 +71,21 @@ impl Control {
         bound(&mut body, count).await?;
         let reading = tokio::spawn(async move { while let Some(Ok(_)) = body.frame().await {} });
         Ok(Self {
+            frames,
             tasks: [connection, reading],
         })
+    }
+
+    /// Tells it something more.
+    pub(in crate::bench) fn tell(&self, frame: ToActivator) -> Result<()> {
+        Ok(self.frames.send(frame)?)
     }
 }
 
 /// A Function on this port.
-pub(super) fn route(name: &str, port: u16) -> Route {
-    let function = FunctionKey::new("shop", name);
+pub(in crate::bench) fn route(function: FunctionKey, port: u16) -> Route {
     Route {
-        hosts: vec![format!("{name}.shop")],
+        hosts: vec![format!("{}.{}", function.name, function.namespace)],
         function,
         port,
         weights: vec![Weight {
@@ -94,25 +101,26 @@ pub(super) fn route(name: &str, port: u16) -> Route {
     }
 }
 
-fn pods(function: &FunctionKey, backend: SocketAddr) -> ToActivator {
-    let pod = Pod {
+/// The pods of a Function: one at `backend`, or none.
+pub(in crate::bench) fn pods(function: &FunctionKey, backend: Option<SocketAddr>) -> ToActivator {
+    let pod = backend.map(|backend| Pod {
         uid: format!("{function}-1"),
         name: "bench-1".into(),
         address: backend.ip(),
         state: PodState::Serving,
         startup: None,
-    };
+    });
     ToActivator::Backends(Backends {
         function: function.clone(),
         drain: 0,
         limit: None,
         revisions: vec![RevisionBackends {
             revision: "1".into(),
-            port: backend.port(),
+            port: backend.map_or(1, |backend| backend.port()),
             protocol: Protocol::Http1,
             readiness: Readiness::Connect,
             problem: None,
-            pods: vec![pod],
+            pods: pod.into_iter().collect(),
         }],
     })
 }

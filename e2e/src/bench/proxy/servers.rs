@@ -2,13 +2,14 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     path::Path,
     process::Stdio,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
+use crds::{control::Route, names::FunctionKey};
 use tokio::process::{Child, Command};
 
 use crate::{
@@ -20,20 +21,20 @@ use crate::{
     scene::eventually,
 };
 
-const TOKEN: &str = "bench";
+pub(in crate::bench) const TOKEN: &str = "bench";
 
 /// What is measured, and what stands behind it.
-pub(super) struct Servers {
-    /// nginx, Ebb, haproxy.
-    pub(super) proxies: [Proxy; 3],
-    pub(super) backend: SocketAddr,
-    _control: Control,
+pub(in crate::bench) struct Servers {
+    /// nginx, Ebb, haproxy, and perhaps another build of Ebb.
+    pub(in crate::bench) proxies: Vec<Proxy>,
+    pub(in crate::bench) backend: SocketAddr,
+    _controls: Vec<Control>,
 }
 
 /// A proxy in one process.
-pub(super) struct Proxy {
-    pub(super) name: &'static str,
-    pub(super) address: SocketAddr,
+pub(in crate::bench) struct Proxy {
+    pub(in crate::bench) name: &'static str,
+    pub(in crate::bench) address: SocketAddr,
     process: Child,
 }
 
@@ -62,8 +63,18 @@ impl Proxy {
         })
     }
 
+    /// Memory that it has now, in bytes.
+    pub(in crate::bench) fn memory(&self) -> Result<u64> {
+        let pid = self.process.id();
+        let pid = pid.with_context(|| format!("{} has ended", self.name))?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        Ok(kib.context("the kernel does not tell VmRSS")? << 10)
+    }
+
     /// CPU time of all its threads so far.
-    pub(super) fn cpu(&self) -> Result<Duration> {
+    pub(in crate::bench) fn cpu(&self) -> Result<Duration> {
         let pid = self
             .process
             .id()
@@ -82,8 +93,8 @@ impl Proxy {
 }
 
 impl Servers {
-    /// Starts all of them on `core`.
-    pub(super) async fn start(core: usize) -> Result<Self> {
+    /// Starts all of them on `core`, with the activator `beside` if there is one.
+    pub(in crate::bench) async fn start(core: usize, beside: Option<&Path>) -> Result<Self> {
         let progress = Progress::shown();
         packages::ensure_also(
             &progress,
@@ -102,10 +113,17 @@ impl Servers {
         for proxy in [&nginx, &haproxy] {
             accepts(proxy.address, proxy.name).await?;
         }
+        let (mut proxies, mut controls) = (vec![nginx, ebb, haproxy], vec![control]);
+        if let Some(beside) = beside {
+            let (mut other, control) = self::ebb(&folder, beside, backend, core).await?;
+            other.name = "other";
+            proxies.push(other);
+            controls.push(control);
+        }
         Ok(Self {
-            proxies: [nginx, ebb, haproxy],
+            proxies,
             backend,
-            _control: control,
+            _controls: controls,
         })
     }
 }
@@ -158,29 +176,63 @@ async fn ebb(
     backend: SocketAddr,
     core: usize,
 ) -> Result<(Proxy, Control)> {
-    let token = folder.join("token");
-    fs::write(&token, TOKEN)?;
-    let control: SocketAddr = ([127, 0, 0, 1], free_port()?).into();
-    // From the range of Functions, which the kernel does not hand out.
-    let port = (crds::names::FUNCTION_PORT_FIRST..crds::names::FUNCTION_PORT_LAST)
-        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
-        .context("no port is free")?;
-    let proxy = Proxy::start("ebb", port, core, activator, |command| {
-        command
-            .arg("--gateway-listen=127.0.0.1:0")
-            .arg(format!("--control-listen={control}"))
-            .args([
-                "--admin-listen=127.0.0.1:0",
-                "--function-listen-ip=127.0.0.1",
-                "--pod-name=bench",
-            ])
-            .arg(format!("--control-token-file={}", token.display()))
-            .stderr(Stdio::null());
-    })?;
-    accepts(control, "ebb").await?;
-    let routes = vec![control::route("bench", port)];
-    let control = Control::open(control, TOKEN, routes, backend).await?;
-    Ok((proxy, control))
+    let port = function_ports(IpAddr::from([127, 0, 0, 1])).next();
+    let port = port.context("no port is free")?;
+    let ebb = Ebb::start(folder, activator, core, port, &[]).await?;
+    let route = control::route(FunctionKey::new("shop", "bench"), port);
+    let serving = |route: &Route| control::pods(&route.function, Some(backend));
+    let control = Control::open(ebb.control, TOKEN, vec![route], serving).await?;
+    Ok((ebb.proxy, control))
+}
+
+/// An activator that knows nothing yet.
+pub(in crate::bench) struct Ebb {
+    pub(in crate::bench) proxy: Proxy,
+    pub(in crate::bench) control: SocketAddr,
+    pub(in crate::bench) admin: SocketAddr,
+}
+
+impl Ebb {
+    /// Starts one, with `flags` beside those that it needs. Functions' ports are at 127.0.0.1 unless these say otherwise.
+    pub(in crate::bench) async fn start(
+        folder: &Path,
+        activator: &Path,
+        core: usize,
+        port: u16,
+        flags: &[String],
+    ) -> Result<Self> {
+        let token = folder.join("token");
+        fs::write(&token, TOKEN)?;
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let (control, admin) = (local(free_port()?), local(free_port()?));
+        let proxy = Proxy::start("ebb", port, core, activator, |command| {
+            command
+                .args(["--gateway-listen=127.0.0.1:0", "--pod-name=bench"])
+                .arg(format!("--control-listen={control}"))
+                .arg(format!("--admin-listen={admin}"))
+                .arg(format!("--control-token-file={}", token.display()))
+                .args(flags)
+                .stderr(Stdio::null());
+            if !flags
+                .iter()
+                .any(|flag| flag.starts_with("--function-listen-ip"))
+            {
+                command.arg("--function-listen-ip=127.0.0.1");
+            }
+        })?;
+        accepts(control, "ebb").await?;
+        Ok(Self {
+            proxy,
+            control,
+            admin,
+        })
+    }
+}
+
+/// Free ports from the range of Functions, which the kernel does not hand out.
+pub(in crate::bench) fn function_ports(ip: IpAddr) -> impl Iterator<Item = u16> {
+    let range = crds::names::FUNCTION_PORT_FIRST..=crds::names::FUNCTION_PORT_LAST;
+    range.filter(move |port| TcpListener::bind((ip, *port)).is_ok())
 }
 
 fn free_port() -> Result<u16> {

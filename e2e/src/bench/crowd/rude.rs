@@ -1,0 +1,161 @@
+//! Clients that hold connections, that send and read slowly, or too much: what others notice; and clients that leave.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::Result;
+use crds::names::FunctionKey;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    task::JoinSet,
+    time::{Instant, interval, sleep},
+};
+
+use super::{
+    Crowd, prepare,
+    waiting::{Waiting, connect},
+};
+use crate::bench::{percentile, proxy::client};
+
+/// The others' load.
+const RATE: f64 = 2_000.0;
+const CLIENTS: usize = 32;
+const LASTS: Duration = Duration::from_secs(3);
+
+/// Heads of 60 KiB a second, over all who send them.
+const HEADS: u64 = 200;
+
+/// What a kind of rude client does.
+#[derive(Clone, Copy)]
+enum Rude {
+    /// Opens so many connections, or as many as there can be, and says nothing.
+    Idle(usize),
+    /// Sends a header a byte a second.
+    Slow(usize),
+    /// Sends heads of 60 KiB again and again.
+    Heads,
+    /// Asks for 1 MiB and does not read it.
+    Deaf(usize),
+}
+
+const KINDS: [(Rude, &str); 4] = [
+    (Rude::Idle(10_000), "idle connections"),
+    (Rude::Slow(1_000), "1,000 that send a byte a second"),
+    (Rude::Heads, "200 heads of 60 KiB a second"),
+    (Rude::Deaf(200), "200 that do not read 1 MiB"),
+];
+
+pub(in crate::bench) async fn run(rounds: usize) -> Result<()> {
+    let most = prepare()?;
+    let keys = vec![
+        FunctionKey::new("shop", "others"),
+        FunctionKey::new("shop", "asleep"),
+    ];
+    let crowd = Crowd::start([127, 0, 0, 1].into(), keys, &[]).await?;
+    crowd.serve(0, true)?;
+    println!(
+        "{RATE:.0} requests a second of others, in microseconds; each beside as long a time without, median of {rounds} rounds"
+    );
+    for (kind, name) in KINDS {
+        let kind = match kind {
+            Rude::Idle(count) => Rude::Idle(count.min(most)),
+            kind => kind,
+        };
+        if let Rude::Idle(count) = kind {
+            println!("  {count} connections are possible here");
+        }
+        let (mut quiet, mut beside) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            quiet.push(p99(crowd.address(0)).await?);
+            let clients = kind.start(crowd.address(0)).await?;
+            beside.push(p99(crowd.address(0)).await?);
+            drop(clients);
+            sleep(Duration::from_millis(500)).await;
+        }
+        let [quiet, beside] = [quiet, beside].map(|mut values| {
+            values.sort_by(f64::total_cmp);
+            percentile(&values, 0.5)
+        });
+        println!(
+            "  {name:<32} p99 {beside:>6.0}, without {quiet:>6.0}: {:.2} times (bar 1.2)",
+            beside / quiet
+        );
+    }
+    leaving(&crowd).await
+}
+
+async fn p99(address: SocketAddr) -> Result<f64> {
+    let mut times = client::open(address, RATE, CLIENTS, LASTS).await?;
+    times.sort_by(f64::total_cmp);
+    Ok(percentile(&times, 0.99))
+}
+
+impl Rude {
+    /// Starts them; they end when dropped.
+    async fn start(self, address: SocketAddr) -> Result<JoinSet<Result<()>>> {
+        let mut clients = JoinSet::new();
+        let count = match self {
+            Self::Idle(count) | Self::Slow(count) | Self::Deaf(count) => count,
+            Self::Heads => 1,
+        };
+        for number in 0..count {
+            let mut stream = connect(address, number).await?;
+            clients.spawn(async move {
+                match self {
+                    Self::Idle(_) => {}
+                    Self::Slow(_) => {
+                        stream
+                            .write_all(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+                            .await?;
+                        let mut ticks = interval(Duration::from_secs(1));
+                        loop {
+                            ticks.tick().await;
+                            stream.write_all(b"x").await?;
+                        }
+                    }
+                    Self::Heads => {
+                        let head = format!(
+                            "GET /2 HTTP/1.1\r\nHost: x\r\nX-Large: {}\r\n\r\n",
+                            "x".repeat(60 << 10)
+                        );
+                        let mut ticks = interval(Duration::from_micros(1_000_000 / HEADS));
+                        let mut answer = [0; 4096];
+                        loop {
+                            ticks.tick().await;
+                            stream.write_all(head.as_bytes()).await?;
+                            if stream.read(&mut answer).await? == 0 {
+                                return Ok(());
+                            }
+                        }
+                    }
+                    Self::Deaf(_) => {
+                        stream
+                            .write_all(b"GET /1048576 HTTP/1.1\r\nHost: x\r\n\r\n")
+                            .await?;
+                    }
+                }
+                std::future::pending().await
+            });
+        }
+        Ok(clients)
+    }
+}
+
+/// How soon the place of a request that waits is free when its client leaves.
+async fn leaving(crowd: &Crowd) -> Result<()> {
+    let mut times = Vec::new();
+    for _ in 0..100 {
+        let waiting = Waiting::http1(crowd.address(1), 1);
+        crowd.held(1).await?;
+        let left = Instant::now();
+        drop(waiting);
+        while crowd.metric("ebb_activator_requests_held").await? > 0.0 {}
+        times.push(left.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    println!(
+        "a client that leaves while its request waits: its place is free after p50 {:.1} ms, max {:.1} ms (bar 10; asking takes part of that)",
+        percentile(&times, 0.5),
+        percentile(&times, 1.0)
+    );
+    Ok(())
+}
