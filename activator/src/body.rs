@@ -128,6 +128,10 @@ pub(crate) struct Limits {
 
 /// An answer's body on its way to a client.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are of pods, and a box would cost each an allocation"
+)]
 pub(crate) enum Reply {
     /// Of the activator itself.
     Text(Option<Bytes>),

@@ -256,7 +256,7 @@ pub async fn service_address(client: &Client, namespace: &str, name: &str) -> Re
 pub async fn eventually<T>(
     within: Duration,
     what: &str,
-    look: impl AsyncFn() -> Result<Option<T>>,
+    mut look: impl AsyncFnMut() -> Result<Option<T>>,
 ) -> Result<T> {
     let deadline = Instant::now() + within;
     let mut last = None;

@@ -366,7 +366,7 @@ async fn what_waits_is_shared_among_namespaces() {
     );
     world.held(4).await;
     let bytes = world.metric("ebb_activator_held_bytes").await;
-    assert!(bytes >= f64::from(4 * 16 << 10), "{bytes}");
+    assert!(bytes >= f64::from(4 * (16 << 10)), "{bytes}");
 
     let (a, b) = (Backend::start("a"), Backend::start("b"));
     let pods = told::pods(&bank).pod("b", b.address, PodState::Serving);

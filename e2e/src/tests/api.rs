@@ -33,6 +33,11 @@ fn mistakes() -> Vec<(&'static str, Value, &'static str)> {
         ),
         (
             "hello",
+            json!({"concurrencyLimit": 0}),
+            "concurrencyLimit is between 1 and 1000",
+        ),
+        (
+            "hello",
             json!({"scale": {"min": -1}}),
             "greater than or equal to 0",
         ),

@@ -138,6 +138,19 @@ mod tests {
     }
 
     #[test]
+    fn the_target_is_at_most_the_limit() {
+        let limited = |limit: i32, scale: Value| {
+            let mut function = function(scale);
+            function.spec.concurrency_limit = Some(limit);
+            Scaling::default().policy(&function).target
+        };
+        assert_eq!(limited(1, json!({})), 1.0);
+        assert_eq!(limited(20, json!({"target": 5})), 5.0);
+        assert_eq!(limited(20, json!({"target": 50})), 20.0);
+        assert_eq!(limited(1, json!({"metric": "rps", "target": 50})), 50.0);
+    }
+
+    #[test]
     fn a_function_overrides_the_clusters_defaults_and_not_its_limit() {
         let scaling = Scaling {
             defaults: serde_json::from_value(

@@ -1,11 +1,19 @@
 //! A tenant that floods its Function at zero, and what another one's first requests notice of it.
 
-use anyhow::Result;
-use crds::names::FunctionKey;
-use tokio::time::Instant;
+use std::time::Duration;
 
-use super::{Crowd, prepare, waiting::Waiting};
-use crate::bench::percentile;
+use anyhow::{Result, ensure};
+use crds::names::FunctionKey;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Crowd, SOON, prepare,
+    waiting::{Answers, Waiting},
+};
+use crate::{bench::percentile, scene::eventually};
+
+/// Until the activator has read what has just been sent.
+const SETTLED: Duration = Duration::from_millis(300);
 
 /// First requests of the tenant that does not flood, at once.
 const OTHERS: usize = 20;
@@ -32,17 +40,23 @@ pub(in crate::bench) async fn run(flood: usize, rounds: usize) -> Result<()> {
     for _ in 0..rounds {
         alone.extend(first_requests(&crowd, 0).await?);
         let mut loud = Waiting::http2(crowd.address(0), flood).await?;
-        let most = (BUDGET as usize) << 20 >> 14;
-        crowd.held(most.min(flood)).await?;
-        let held = most.min(flood);
+        let mut refused = Answers::default();
+        // All have come: each is refused or waits.
+        let held = eventually(SOON, "the flood has come", async || {
+            refused.at.extend(loud.so_far()?.at);
+            let held = crowd.metric("ebb_activator_requests_held").await? as usize;
+            Ok((refused.at.len() + held == flood).then_some(held))
+        })
+        .await?;
         beside.extend(first_requests(&crowd, held).await?);
         let memory = (crowd.ebb.proxy.memory()? - before) >> 20;
-        let refused = loud.so_far()?.statuses();
+        let shed = loud.so_far()?.statuses();
+        let refused = refused.statuses();
         crowd.serve(0, true)?;
         let served = loud.answers().await?.statuses();
         crowd.serve(0, false)?;
         println!(
-            "  the flood: {refused:?} at once, {served:?} when it got a pod; {memory} MiB of memory more than before"
+            "  the flood: {refused:?} at once, {shed:?} to make room, {served:?} when it got a pod; {memory} MiB of memory more than before"
         );
     }
     for (name, times) in [("alone", &mut alone), ("beside the flood", &mut beside)] {
@@ -60,20 +74,29 @@ pub(in crate::bench) async fn run(flood: usize, rounds: usize) -> Result<()> {
     Ok(())
 }
 
-/// Milliseconds from when the pod is known to each answer, `held` others waiting.
+/// Milliseconds from when the pod is known to each answer, while `held` others wait.
 async fn first_requests(crowd: &Crowd, held: usize) -> Result<Vec<f64>> {
     let waiting = Waiting::http1(crowd.address(1), OTHERS);
-    let budget = held.max(OTHERS);
-    // With a full budget they take the places of others.
-    crowd.held(if held == 0 { OTHERS } else { budget }).await?;
-    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    // With a full budget they take the places of others, so what waits goes to and fro for a moment.
+    eventually(SOON, "all of them wait", async || {
+        let arrived = crowd.metric("ebb_activator_client_connections").await?;
+        let now = crowd.metric("ebb_activator_requests_held").await? as usize;
+        let room = if held == 0 {
+            now == OTHERS
+        } else {
+            now <= held + OTHERS
+        };
+        Ok((arrived >= OTHERS as f64 && room).then_some(()))
+    })
+    .await?;
+    sleep(SETTLED).await;
     let start = Instant::now();
     crowd.serve(1, true)?;
     let answers = waiting.answers().await?;
-    anyhow::ensure!(
-        answers.statuses().keys().all(|status| *status == 200),
-        "the quiet tenant got {:?}",
-        answers.statuses()
+    let statuses = answers.statuses();
+    ensure!(
+        statuses.keys().all(|status| *status == 200),
+        "the quiet tenant got {statuses:?}"
     );
     crowd.serve(1, false)?;
     Ok(answers.after(start))

@@ -7,7 +7,7 @@ use crds::names::FunctionKey;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     task::JoinSet,
-    time::{Instant, interval, sleep},
+    time::{Instant, interval, interval_at, sleep},
 };
 
 use super::{
@@ -23,6 +23,9 @@ const LASTS: Duration = Duration::from_secs(3);
 
 /// Heads of 60 KiB a second, over all who send them.
 const HEADS: u64 = 200;
+
+/// Until what they do at first is over: this is about what they do all the time.
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// What a kind of rude client does.
 #[derive(Clone, Copy)]
@@ -67,6 +70,7 @@ pub(in crate::bench) async fn run(rounds: usize) -> Result<()> {
         for _ in 0..rounds {
             quiet.push(p99(crowd.address(0)).await?);
             let clients = kind.start(crowd.address(0)).await?;
+            sleep(SETTLED).await;
             beside.push(p99(crowd.address(0)).await?);
             drop(clients);
             sleep(Duration::from_millis(500)).await;
@@ -106,7 +110,9 @@ impl Rude {
                         stream
                             .write_all(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
                             .await?;
-                        let mut ticks = interval(Duration::from_secs(1));
+                        // Not all at the same moment.
+                        let first = Instant::now() + Duration::from_millis(fastrand::u64(0..1_000));
+                        let mut ticks = interval_at(first, Duration::from_secs(1));
                         loop {
                             ticks.tick().await;
                             stream.write_all(b"x").await?;
