@@ -41,6 +41,12 @@ pub enum Chaos {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
+    /// Pods come and go every second, under 1,000 requests a second
+    Churn {
+        /// Seconds
+        #[arg(long, default_value_t = 120)]
+        seconds: u64,
+    },
     /// Nothing breaks: a steady load just at the target, and how often the count changes
     Nothing {
         /// Seconds
@@ -61,6 +67,7 @@ pub async fn run(cluster: &Cluster, image: &str, chaos: &Chaos) -> Result<()> {
         Chaos::ControlPlane { component, seconds } => {
             control_plane(&scene, component, Duration::from_secs(*seconds)).await
         }
+        Chaos::Churn { seconds } => churn(&scene, Duration::from_secs(*seconds)).await,
         Chaos::Nothing { seconds } => nothing(&scene, Duration::from_secs(*seconds)).await,
     };
     if result.is_err() {
@@ -305,6 +312,43 @@ async fn control_plane(scene: &Scene, component: &str, away: Duration) -> Result
     );
     load.end().await.all_ok()?;
     running(scene, 4).await
+}
+
+/// The least number of pods goes up and down, and the count follows it at once both ways: each pod that goes is drained first.
+async fn churn(scene: &Scene, lasts: Duration) -> Result<()> {
+    let scale = json!({"metric": "rps", "target": 1000, "min": 2, "downDelay": "0s", "window": "6s", "panic": {"window": "6s"}});
+    scene.function("busy", json!({"scale": scale})).await?;
+    running(scene, 2).await?;
+    let counts = Counts::follow(scene, "busy");
+    let loads: Vec<Load> = (0..4)
+        .map(|_| Load::open(scene, "busy", 250, "/sleep?ms=5"))
+        .collect();
+    let start = Instant::now();
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    for min in [5, 2, 4, 3].into_iter().cycle() {
+        ticks.tick().await;
+        if start.elapsed() >= lasts {
+            break;
+        }
+        let patch = json!({"spec": {"scale": {"min": min}}}).to_string();
+        let patch = ["patch", "fn", "busy", "--type=merge", "-p", &patch];
+        scene.kubectl(&patch).await?;
+    }
+    let changes = counts.since(start).len();
+    let (mut ok, mut lost, mut failures) = (0, 0, Vec::new());
+    for load in loads {
+        let totals = load.end().await;
+        ok += totals.ok;
+        lost += totals.failed + totals.refused;
+        failures.extend(totals.failures);
+    }
+    println!("  {ok} requests while the count changed {changes} times: {lost} failed");
+    ensure!(
+        changes as u64 >= lasts.as_secs() / 4,
+        "the count hardly changed"
+    );
+    ensure!(lost == 0, "requests were lost: {failures:?}");
+    Ok(())
 }
 
 async fn nothing(scene: &Scene, lasts: Duration) -> Result<()> {

@@ -70,7 +70,7 @@ impl Crowd {
         );
         let mut all: Vec<String> = flags.iter().map(ToString::to_string).collect();
         all.push(format!("--function-listen-ip={ip}"));
-        let ebb = Ebb::start(&folder, &activator, PROXY_CORE, ports[0], &all).await?;
+        let ebb = Ebb::start(&folder, &activator, PROXY_CORE, [ports[0]; 2], &all).await?;
         let routes = functions.iter().zip(&ports);
         let routes = routes
             .map(|(key, port)| route(key.clone(), *port))

@@ -33,7 +33,7 @@ const WARM_UP: Duration = Duration::from_millis(300);
 const CLIENTS: usize = 64;
 
 /// What is sent, and the most that Ebb may cost beside nginx.
-const WORKS: [(Work, f64); 8] = [
+const WORKS: [(Work, f64); 9] = [
     (Work::Get { bytes: 2 }, 1.1),
     (Work::Get { bytes: 1 << 10 }, 1.2),
     (Work::Get { bytes: 64 << 10 }, 1.2),
@@ -42,6 +42,7 @@ const WORKS: [(Work, f64); 8] = [
     (Work::Post { bytes: 64 << 10 }, 1.2),
     (Work::Post { bytes: 1 << 20 }, 1.2),
     (Work::Connect, 1.2),
+    (Work::Grpc, 1.3),
 ];
 
 /// Measures and prints all of it.
@@ -99,7 +100,11 @@ struct Cost {
 }
 
 async fn cost(proxy: &Proxy, work: Work) -> Result<Cost> {
-    let load = Load::start(proxy.address, work, CLIENTS);
+    let address = match work {
+        Work::Grpc => proxy.grpc,
+        _ => proxy.address,
+    };
+    let load = Load::start(address, work, CLIENTS);
     tokio::time::sleep(WARM_UP).await;
     let (cpu, count) = (proxy.cpu()?, load.count());
     let start = std::time::Instant::now();

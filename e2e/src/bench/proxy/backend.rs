@@ -1,17 +1,34 @@
-//! What stands behind the proxies: answers `/N` with N bytes, whatever was sent.
+//! What stands behind the proxies: answers `/N` with N bytes, whatever was sent; and gRPC calls with what they say.
 
 use std::{convert::Infallible, net::SocketAddr, thread};
 
 use anyhow::Result;
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::{BodyExt as _, Full};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use futures::stream;
+use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::{
+    body::{Frame, Incoming},
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
-/// Serves on a thread of its own, pinned to `core`, until the process ends.
+/// Serves HTTP/1.1 on a thread of its own, pinned to `core`, until the process ends.
 pub(in crate::bench) fn start(core: usize) -> Result<SocketAddr> {
+    on_core(core, serve)
+}
+
+/// Serves gRPC: answers each call with its message.
+pub(in crate::bench) fn start_grpc(core: usize) -> Result<SocketAddr> {
+    on_core(core, serve_grpc)
+}
+
+fn on_core<F>(core: usize, serve: fn(std::net::TcpListener) -> F) -> Result<SocketAddr>
+where
+    F: Future<Output = Result<()>> + 'static,
+{
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
@@ -51,4 +68,28 @@ async fn answer(
     Ok(Response::new(Full::new(
         zeros.slice(..zeros.len().min(length)),
     )))
+}
+
+async fn serve_grpc(listener: std::net::TcpListener) -> Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), service_fn(call));
+        tokio::spawn(connection);
+    }
+}
+
+type Reply = StreamBody<stream::Iter<std::array::IntoIter<Result<Frame<Bytes>, Infallible>, 2>>>;
+
+async fn call(request: Request<Incoming>) -> Result<Response<Reply>, hyper::Error> {
+    let message = request.into_body().collect().await?.to_bytes();
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    let frames = [Ok(Frame::data(message)), Ok(Frame::trailers(trailers))];
+    let mut response = Response::new(StreamBody::new(stream::iter(frames)));
+    let grpc = HeaderValue::from_static("application/grpc");
+    response.headers_mut().insert(header::CONTENT_TYPE, grpc);
+    Ok(response)
 }

@@ -11,12 +11,21 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use futures::future::try_join_all;
+use http::Request;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     task::JoinSet,
     time::{Instant, sleep_until},
 };
+
+/// Calls of gRPC at once on a connection.
+const CALLS: usize = 8;
 
 /// What a client does again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +42,8 @@ pub(in crate::bench) enum Work {
     },
     /// A small answer on a connection of its own.
     Connect,
+    /// A unary call of gRPC with a message of 100 bytes each way, eight at once on a connection of HTTP/2.
+    Grpc,
 }
 
 impl fmt::Display for Work {
@@ -46,6 +57,7 @@ impl fmt::Display for Work {
             Self::Get { bytes } => write!(f, "get {}", size(bytes)),
             Self::Post { bytes } => write!(f, "post {}", size(bytes)),
             Self::Connect => f.write_str("connect and get"),
+            Self::Grpc => f.write_str("gRPC unary"),
         }
     }
 }
@@ -58,6 +70,8 @@ impl Work {
             Self::Connect => {
                 format!("GET /2 HTTP/1.1\r\n{head}Connection: close\r\n\r\n").into_bytes()
             }
+            // Made anew for each call.
+            Self::Grpc => Vec::new(),
             Self::Post { bytes } => {
                 let mut request =
                     format!("POST /2 HTTP/1.1\r\n{head}Content-Length: {bytes}\r\n\r\n")
@@ -80,6 +94,9 @@ impl Load {
     /// Starts so many clients. They share the caller's thread.
     pub(in crate::bench) fn start(address: SocketAddr, work: Work, clients: usize) -> Self {
         let (done, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+        if work == Work::Grpc {
+            return Self::grpc(address, clients, done, stop);
+        }
         let request: Arc<[u8]> = work.request().into();
         let mut tasks = JoinSet::new();
         for _ in 0..clients {
@@ -103,6 +120,29 @@ impl Load {
         Self { done, stop, tasks }
     }
 
+    fn grpc(
+        address: SocketAddr,
+        clients: usize,
+        done: Arc<AtomicU64>,
+        stop: Arc<AtomicBool>,
+    ) -> Self {
+        let mut tasks = JoinSet::new();
+        for _ in 0..clients / CALLS {
+            let (done, stop) = (done.clone(), stop.clone());
+            tasks.spawn(async move {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                let (sender, connection) =
+                    http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+                tokio::spawn(async move { drop(connection.await) });
+                let callers = (0..CALLS).map(|_| call_on(&sender, address, &done, &stop));
+                try_join_all(callers).await?;
+                Ok(())
+            });
+        }
+        Self { done, stop, tasks }
+    }
+
     /// Requests answered so far.
     pub(in crate::bench) fn count(&self) -> u64 {
         self.done.load(Relaxed)
@@ -116,6 +156,35 @@ impl Load {
         }
         Ok(())
     }
+}
+
+/// Calls again and again.
+async fn call_on(
+    sender: &http2::SendRequest<Full<Bytes>>,
+    address: SocketAddr,
+    done: &AtomicU64,
+    stop: &AtomicBool,
+) -> Result<()> {
+    let mut sender = sender.clone();
+    // Not compressed, 100 bytes (the length-prefixed message of gRPC over HTTP/2).
+    let mut message = vec![0, 0, 0, 0, 100];
+    message.resize(105, b'x');
+    let message = Bytes::from(message);
+    while !stop.load(Relaxed) {
+        let request = Request::post(format!("http://{address}/bench.Echo/Say"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(Full::new(message.clone()))?;
+        let answer = sender.send_request(request).await?;
+        let answer = answer.into_body().collect().await?;
+        let status = answer.trailers().and_then(|t| t.get("grpc-status"));
+        ensure!(
+            status.is_some_and(|s| s == "0"),
+            "a call ended with {status:?}"
+        );
+        done.fetch_add(1, Relaxed);
+    }
+    Ok(())
 }
 
 /// Times in microseconds, from when each request was due, at a constant rate over so many connections.

@@ -103,6 +103,15 @@ pub(in crate::bench) fn route(function: FunctionKey, port: u16) -> Route {
 
 /// The pods of a Function: one at `backend`, or none.
 pub(in crate::bench) fn pods(function: &FunctionKey, backend: Option<SocketAddr>) -> ToActivator {
+    speaking(function, backend, Protocol::Http1)
+}
+
+/// The same with pods that speak `protocol`.
+pub(in crate::bench) fn speaking(
+    function: &FunctionKey,
+    backend: Option<SocketAddr>,
+    protocol: Protocol,
+) -> ToActivator {
     let pod = backend.map(|backend| Pod {
         uid: format!("{function}-1"),
         name: "bench-1".into(),
@@ -117,7 +126,7 @@ pub(in crate::bench) fn pods(function: &FunctionKey, backend: Option<SocketAddr>
         revisions: vec![RevisionBackends {
             revision: "1".into(),
             port: backend.map_or(1, |backend| backend.port()),
-            protocol: Protocol::Http1,
+            protocol,
             readiness: Readiness::Connect,
             problem: None,
             pods: pod.into_iter().collect(),

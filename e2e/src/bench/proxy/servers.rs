@@ -9,7 +9,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use crds::{control::Route, names::FunctionKey};
+use crds::{
+    control::{Protocol, Route},
+    names::FunctionKey,
+};
 use tokio::process::{Child, Command};
 
 use crate::{
@@ -35,6 +38,8 @@ pub(in crate::bench) struct Servers {
 pub(in crate::bench) struct Proxy {
     pub(in crate::bench) name: &'static str,
     pub(in crate::bench) address: SocketAddr,
+    /// Where it takes gRPC.
+    pub(in crate::bench) grpc: SocketAddr,
     process: Child,
 }
 
@@ -42,7 +47,7 @@ impl Proxy {
     /// Starts a program on one core; it ends with this.
     fn start(
         name: &'static str,
-        port: u16,
+        [port, grpc]: [u16; 2],
         core: usize,
         program: impl AsRef<std::ffi::OsStr>,
         configure: impl FnOnce(&mut Command),
@@ -59,6 +64,7 @@ impl Proxy {
         Ok(Self {
             name,
             address: ([127, 0, 0, 1], port).into(),
+            grpc: ([127, 0, 0, 1], grpc).into(),
             process,
         })
     }
@@ -107,15 +113,16 @@ impl Servers {
         let folder = Layout::of_checkout()?.checkout().join("target/bench");
         fs::create_dir_all(&folder)?;
         let backend = backend::start(OTHER_CORE)?;
-        let nginx = nginx(&folder, backend, core)?;
-        let haproxy = haproxy(&folder, backend, core)?;
-        let (ebb, control) = ebb(&folder, &activator, backend, core).await?;
+        let backends = [backend, backend::start_grpc(OTHER_CORE)?];
+        let nginx = nginx(&folder, backends, core)?;
+        let haproxy = haproxy(&folder, backends, core)?;
+        let (ebb, control) = ebb(&folder, &activator, backends, core).await?;
         for proxy in [&nginx, &haproxy] {
             accepts(proxy.address, proxy.name).await?;
         }
         let (mut proxies, mut controls) = (vec![nginx, ebb, haproxy], vec![control]);
         if let Some(beside) = beside {
-            let (mut other, control) = self::ebb(&folder, beside, backend, core).await?;
+            let (mut other, control) = self::ebb(&folder, beside, backends, core).await?;
             other.name = "other";
             proxies.push(other);
             controls.push(control);
@@ -129,8 +136,8 @@ impl Servers {
 }
 
 /// Upstream keep-alive on, logs off, and the headers that Ebb adds, too.
-fn nginx(folder: &Path, backend: SocketAddr, core: usize) -> Result<Proxy> {
-    let port = free_port()?;
+fn nginx(folder: &Path, [backend, calls]: [SocketAddr; 2], core: usize) -> Result<Proxy> {
+    let (port, grpc) = (free_port()?, free_port()?);
     let folder = folder.join("nginx");
     fs::create_dir_all(&folder)?;
     let file = folder.join("nginx.conf");
@@ -149,23 +156,26 @@ fn nginx(folder: &Path, backend: SocketAddr, core: usize) -> Result<Proxy> {
                proxy_set_header X-Forwarded-Proto http; proxy_set_header X-Forwarded-Host $http_host;
              }}
            }}
+           upstream calls {{ server {calls}; keepalive 256; keepalive_requests 1000000000; }}
+           server {{ listen 127.0.0.1:{grpc} http2 backlog=4096; location / {{ grpc_pass grpc://calls; }} }}
          }}"
     );
     fs::write(&file, text)?;
-    Proxy::start("nginx", port, core, "nginx", |command| {
+    Proxy::start("nginx", [port, grpc], core, "nginx", |command| {
         command.arg("-p").arg(&folder).arg("-c").arg(&file);
     })
 }
 
-fn haproxy(folder: &Path, backend: SocketAddr, core: usize) -> Result<Proxy> {
-    let port = free_port()?;
+fn haproxy(folder: &Path, [backend, calls]: [SocketAddr; 2], core: usize) -> Result<Proxy> {
+    let (port, grpc) = (free_port()?, free_port()?);
     let file = folder.join("haproxy.cfg");
     let text = format!(
         "global\n nbthread 1\n maxconn 8192\ndefaults\n mode http\n timeout client 60s\n timeout server 60s\n timeout connect 5s\n option forwardfor\n http-reuse always\n\
-         frontend in\n bind 127.0.0.1:{port} backlog 4096\n default_backend out\nbackend out\n server one {backend} pool-max-conn 512\n"
+         frontend in\n bind 127.0.0.1:{port} backlog 4096\n default_backend out\nbackend out\n server one {backend} pool-max-conn 512\n\
+         frontend grpc\n bind 127.0.0.1:{grpc} proto h2 backlog 4096\n default_backend calls\nbackend calls\n server one {calls} proto h2\n"
     );
     fs::write(&file, text)?;
-    Proxy::start("haproxy", port, core, "haproxy", |command| {
+    Proxy::start("haproxy", [port, grpc], core, "haproxy", |command| {
         command.arg("-db").arg("-q").arg("-f").arg(&file);
     })
 }
@@ -173,15 +183,25 @@ fn haproxy(folder: &Path, backend: SocketAddr, core: usize) -> Result<Proxy> {
 async fn ebb(
     folder: &Path,
     activator: &Path,
-    backend: SocketAddr,
+    [backend, calls]: [SocketAddr; 2],
     core: usize,
 ) -> Result<(Proxy, Control)> {
-    let port = function_ports(IpAddr::from([127, 0, 0, 1])).next();
-    let port = port.context("no port is free")?;
-    let ebb = Ebb::start(folder, activator, core, port, &[]).await?;
-    let route = control::route(FunctionKey::new("shop", "bench"), port);
-    let serving = |route: &Route| control::pods(&route.function, Some(backend));
-    let control = Control::open(ebb.control, TOKEN, vec![route], serving).await?;
+    let mut ports = function_ports(IpAddr::from([127, 0, 0, 1]));
+    let (port, grpc) = ports
+        .next()
+        .zip(ports.next())
+        .context("no ports are free")?;
+    let ebb = Ebb::start(folder, activator, core, [port, grpc], &[]).await?;
+    let key = |name| FunctionKey::new("shop", name);
+    let routes = vec![
+        control::route(key("bench"), port),
+        control::route(key("calls"), grpc),
+    ];
+    let serving = |route: &Route| match route.port == port {
+        true => control::pods(&route.function, Some(backend)),
+        false => control::speaking(&route.function, Some(calls), Protocol::H2c),
+    };
+    let control = Control::open(ebb.control, TOKEN, routes, serving).await?;
     Ok((ebb.proxy, control))
 }
 
@@ -198,14 +218,14 @@ impl Ebb {
         folder: &Path,
         activator: &Path,
         core: usize,
-        port: u16,
+        ports: [u16; 2],
         flags: &[String],
     ) -> Result<Self> {
         let token = folder.join("token");
         fs::write(&token, TOKEN)?;
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let (control, admin) = (local(free_port()?), local(free_port()?));
-        let proxy = Proxy::start("ebb", port, core, activator, |command| {
+        let proxy = Proxy::start("ebb", ports, core, activator, |command| {
             command
                 .args(["--gateway-listen=127.0.0.1:0", "--pod-name=bench"])
                 .arg(format!("--control-listen={control}"))
