@@ -49,10 +49,10 @@ fn all() -> Vec<Case> {
     let mut all = Vec::new();
     all.extend(cases!(boundary, together: [no_request_is_lost_around_zero], alone: []));
     all.extend(cases!(scaling, together: [
-        concurrency_is_followed, rps_is_followed, others_who_change_the_count_are_told_and_not_fought,
+        concurrency_is_followed, others_who_change_the_count_are_told_and_not_fought,
         an_external_apply_of_the_count_is_not_fought, up_down_up_linear, up_down_up_weighted,
         the_way_down_loses_nothing, kubectl_scale_sets_min, initial_pods_run_at_first,
-    ], alone: []));
+    ], alone: [rps_is_followed]));
     all.extend(cases!(streams, together: [
         an_upgraded_connection_keeps_its_pod, one_that_is_not_counted_does_not, a_pod_that_says_that_it_is_busy_stays,
         http2_reaches_functions_at_zero,
