@@ -1,10 +1,11 @@
 //! Breaking parts of Ebb, or of the cluster, again and again under load.
 
+mod outages;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
-use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
@@ -41,6 +42,12 @@ pub enum Chaos {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
+    /// A power cut of the only node: every process of the control plane, the node and the pods is gone at once, and comes back
+    Reboot {
+        /// Seconds for which it is off
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+    },
     /// Pods come and go every second, under 1,000 requests a second
     Churn {
         /// Seconds
@@ -65,8 +72,9 @@ pub async fn run(cluster: &Cluster, image: &str, chaos: &Chaos) -> Result<()> {
         Chaos::Leader { seconds } => leader(&scene, Duration::from_secs(*seconds)).await,
         Chaos::Activators => activators(&scene).await,
         Chaos::ControlPlane { component, seconds } => {
-            control_plane(&scene, component, Duration::from_secs(*seconds)).await
+            outages::control_plane(&scene, component, Duration::from_secs(*seconds)).await
         }
+        Chaos::Reboot { seconds } => outages::reboot(&scene, Duration::from_secs(*seconds)).await,
         Chaos::Churn { seconds } => churn(&scene, Duration::from_secs(*seconds)).await,
         Chaos::Nothing { seconds } => nothing(&scene, Duration::from_secs(*seconds)).await,
     };
@@ -270,48 +278,6 @@ async fn both(scene: &Scene) -> Result<()> {
         "it took {open:?} until clients reached the pods"
     );
     Ok(())
-}
-
-async fn control_plane(scene: &Scene, component: &str, away: Duration) -> Result<()> {
-    scene
-        .function("cold", json!({"scale": {"idleAfter": "1s"}}))
-        .await?;
-    cold_start(scene).await?;
-    let load = four_pods(scene, json!({})).await?;
-    let killed = scene.cluster.kill(component)?;
-    println!("  {component} is away for {away:?}");
-    sleep(away).await;
-    let (ok, failed) = (load.ok(), load.failed());
-    killed.start()?;
-    println!("  {ok} warm requests meanwhile, {failed} failed");
-    let back = Instant::now();
-    eventually(SOON * 2, "the API server answers", async || {
-        Ok(scene.kubectl(&["get", "--raw", "/readyz"]).await.ok())
-    })
-    .await?;
-    println!(
-        "  the API server answers {:?} after its return",
-        back.elapsed()
-    );
-    let request = async {
-        eventually(SOON * 2, "a Function starts from zero again", async || {
-            Ok(cold_start(scene).await.ok())
-        })
-        .await
-    };
-    let raised = eventually(SOON * 2, "Ebb has raised the count", async || {
-        let deployments = scene.deployments("cold").await?;
-        let raised = |d: &Deployment| d.spec.as_ref().and_then(|s| s.replicas) > Some(0);
-        Ok(deployments.iter().any(raised).then(|| back.elapsed()))
-    });
-    let (took, raised) = tokio::join!(request, raised);
-    let (took, raised) = (took?, raised?);
-    println!(
-        "  Ebb has written the count of a first request {raised:?} after its return, the pod has answered after {:?} (a cold start of {took:?})",
-        back.elapsed()
-    );
-    load.end().await.all_ok()?;
-    running(scene, 4).await
 }
 
 /// The least number of pods goes up and down, and the count follows it at once both ways: each pod that goes is drained first.

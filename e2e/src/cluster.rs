@@ -26,6 +26,7 @@ mod network;
 pub(crate) mod packages;
 mod pki;
 mod progress;
+mod reboot;
 pub(crate) mod shell;
 mod start;
 mod status;
@@ -33,6 +34,7 @@ mod teardown;
 
 pub use layout::Layout;
 pub use progress::Progress;
+pub use reboot::Dark;
 pub use status::Status;
 
 /// Set for a program that was started anew inside the node's network namespace.

@@ -5,7 +5,6 @@ pub mod chaos;
 pub mod client;
 pub mod cluster;
 pub mod demo;
-pub mod fnv;
 pub mod install;
 pub mod load;
 pub mod process;

@@ -25,16 +25,13 @@ use crate::{
     scene::{Scene, eventually},
 };
 
-/// Wakes in a second.
-const RATES: [u32; 4] = [50, 100, 200, 500];
-
 /// Longest wait for all counts of a round.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// When each Deployment was seen with pods.
 type Seen = Arc<Mutex<BTreeMap<String, Instant>>>;
 
-pub(super) async fn run(scene: &Scene, functions: usize) -> Result<()> {
+pub(super) async fn run(scene: &Scene, functions: usize, rates: &[u32]) -> Result<()> {
     let ebb: Vec<String> = (0..functions).map(|i| format!("wake-{i}")).collect();
     let raw: Vec<String> = (0..functions).map(|i| format!("raw-{i}")).collect();
     println!("making {functions} Functions and as many Deployments");
@@ -42,7 +39,7 @@ pub(super) async fn run(scene: &Scene, functions: usize) -> Result<()> {
     let seen: Seen = Arc::default();
     let watching = tokio::spawn(watch(scene.clone(), seen.clone()));
     println!("from a request, or a bare client's patch, to the new count in a watch:");
-    for rate in RATES {
+    for &rate in rates {
         let count = functions.min(rate as usize * 4);
         let bare = patches(scene, &raw[..count], rate, &seen).await?;
         let woken = requests(scene, &ebb[..count], rate, &seen).await?;

@@ -9,7 +9,7 @@ use super::images;
 use super::layout::Layout;
 use super::progress::Progress;
 use super::shell;
-use crate::fnv::Fnv;
+use hello::fnv::Fnv;
 
 /// The Go packages to build; each makes a binary of its last name.
 const PACKAGES: [&str; 5] = [

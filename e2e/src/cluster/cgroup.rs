@@ -32,7 +32,26 @@ pub(crate) fn create(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// The processes in the cluster's cgroup, which are those of its pods.
+/// Puts a process of the node beside the pods, so that all of them together have a share of the CPU as a node's system services have, a third where
+/// the pods want the rest. In the machine's root each of their threads would count as much as all pods.
+pub(crate) fn join_system(layout: &Layout, pid: u32) -> Result<()> {
+    let root = match unified() {
+        true => PathBuf::from(MOUNT),
+        false => {
+            let found = controllers()?
+                .into_iter()
+                .find(|root| root.join("cpu.shares").exists());
+            found.context("cgroup v1 has no cpu controller here")?
+        }
+    };
+    let folder = root.join(layout.name()).join("system");
+    make(&folder)?;
+    let processes = folder.join("cgroup.procs");
+    fs::write(&processes, pid.to_string())
+        .with_context(|| format!("cannot write {}", processes.display()))
+}
+
+/// The processes in the cluster's cgroup.
 pub(crate) fn processes(layout: &Layout) -> Vec<u32> {
     let folders = folders(layout)
         .into_iter()

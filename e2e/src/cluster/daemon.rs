@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use tokio::time::sleep;
 
 use super::layout::Layout;
-use super::shell;
+use super::{cgroup, shell};
 
 /// The processes of a cluster in the order in which they start.
 pub(crate) const NAMES: [&str; 7] = [
@@ -77,6 +77,7 @@ impl Daemon {
         let pid = child
             .id()
             .with_context(|| format!("{} ended at once", self.name))?;
+        cgroup::join_system(layout, pid)?;
         let record = Record::of(pid).with_context(|| format!("{} ended at once", self.name))?;
         fs::write(record_path(layout, self.name), record.text())?;
         Ok(())

@@ -10,7 +10,7 @@ use tokio::process::Command;
 
 use super::layout::Layout;
 use super::{Cluster, shell};
-use crate::fnv;
+use hello::fnv;
 
 /// The user of an image that must bind a port below 1024.
 pub(crate) const ROOT: &str = "0:0";
@@ -31,7 +31,7 @@ pub struct Binaries {
 /// Builds the operator, the activator and the sample app as static release binaries of this machine's architecture.
 pub async fn build_binaries() -> Result<Binaries> {
     let built = cargo_build(
-        &["operator", "activator", "e2e"],
+        &["operator", "activator", "hello"],
         &["operator", "activator", "ebb-hello"],
     )
     .await?;
@@ -53,7 +53,7 @@ pub(crate) async fn build_activator() -> Result<PathBuf> {
 
 /// Builds the sample app alone.
 pub async fn build_hello() -> Result<PathBuf> {
-    let built = cargo_build(&["e2e"], &["ebb-hello"]).await?;
+    let built = cargo_build(&["hello"], &["ebb-hello"]).await?;
     built.into_iter().next().context("cargo built nothing")
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::fnv;
+use hello::fnv;
 
 /// The node's name.
 pub(crate) const NODE: &str = "node";

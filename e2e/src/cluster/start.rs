@@ -16,7 +16,7 @@ use super::progress::Progress;
 use super::{Cluster, cgroup, health, images, network, packages, pki, shell, teardown};
 
 /// A limit that only a broken machine reaches.
-const LIMIT: Duration = Duration::from_secs(90);
+pub(crate) const LIMIT: Duration = Duration::from_secs(90);
 
 /// Starts the cluster from nothing, after removing what an earlier one left.
 pub(crate) async fn run(layout: &Layout, progress: &Progress) -> Result<()> {

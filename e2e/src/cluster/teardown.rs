@@ -23,14 +23,11 @@ const LOG_LINKS: &str = "/var/log/containers";
 pub(crate) async fn run(layout: &Layout) -> Result<()> {
     stop_daemons(layout).await;
     kill_rest(layout).await?;
-    let (sockets, sandboxes) = (shim_sockets(layout), sandboxes(layout));
+    let sandboxes = sandboxes(layout);
     let (folders, owned) = ([layout.state(), layout.run()], layout.clone());
-    unmount(&folders)?;
+    forget_runtime(layout)?;
     remove_network(layout).await?;
     tokio::task::spawn_blocking(move || cgroup::remove(&owned)).await??;
-    for socket in sockets {
-        let _ = fs::remove_file(socket); // gone already where the shim ended by itself
-    }
     remove_entries(CNI_RESULTS, |path| {
         sandboxes.iter().any(|id| file_name(path).contains(id))
     });
@@ -70,7 +67,7 @@ async fn stop_daemons(layout: &Layout) {
 
 /// Kills what no record names: the pods' processes, their shims, and daemons whose record was lost. Repeats, since a
 /// process may start another before it dies.
-async fn kill_rest(layout: &Layout) -> Result<()> {
+pub(crate) async fn kill_rest(layout: &Layout) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         let rest = rest(layout);
@@ -85,6 +82,16 @@ async fn kill_rest(layout: &Layout) -> Result<()> {
         }
         sleep(Duration::from_millis(30)).await;
     }
+}
+
+/// Removes what the container runtime's processes have left in the kernel and outside of the cluster's own folders: mounts, and the shims' sockets.
+pub(crate) fn forget_runtime(layout: &Layout) -> Result<()> {
+    let sockets = shim_sockets(layout);
+    unmount(&[layout.state(), layout.run()])?;
+    for socket in sockets {
+        let _ = fs::remove_file(socket); // gone already where the shim ended by itself
+    }
+    Ok(())
 }
 
 fn rest(layout: &Layout) -> Vec<u32> {

@@ -5,12 +5,12 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use hello::fnv;
 use http::Method;
 use serde_json::json;
 
 use crate::{
     client::{self, Body},
-    fnv,
     scene::Scene,
 };
 

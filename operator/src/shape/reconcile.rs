@@ -86,6 +86,11 @@ pub async fn work(ctx: Arc<Context>) {
         if leads {
             let started = Instant::now();
             let result = reconcile(&ctx, &key).await;
+            // A Function whose namespace is being deleted goes with it.
+            let result = result.or_else(|error| match is_terminating(&error) {
+                true => Ok(()),
+                false => Err(error),
+            });
             ctx.metrics.reconciled(result.is_ok(), started.elapsed());
             retry(&ctx, &key, result);
         }
@@ -97,9 +102,8 @@ pub async fn work(ctx: Arc<Context>) {
 fn retry(ctx: &Context, key: &FunctionKey, result: kube::Result<()>) {
     let mut failures = ctx.failures.lock();
     let error = match result {
-        // A Function whose namespace is being deleted goes with it.
-        Err(error) if !is_terminating(&error) => error,
-        _ => {
+        Err(error) => error,
+        Ok(()) => {
             failures.remove(key);
             return;
         }

@@ -1,0 +1,3 @@
+//! What the sample app and the tests that call it have in common.
+
+pub mod fnv;
