@@ -17,6 +17,8 @@ mod files;
 mod follow;
 mod function;
 mod functions;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod headers;
 mod hold;
 mod identity;

@@ -8,7 +8,9 @@ use e2e::{
     Cluster, Progress,
     bench::{self, Bench},
     chaos::{self, Chaos},
-    demo, install, suite,
+    demo,
+    fuzz::{self, Fuzz},
+    install, suite,
 };
 
 /// A real one-node Kubernetes on this machine, and what runs against it.
@@ -45,6 +47,8 @@ enum Command {
         #[command(subcommand)]
         bench: Bench,
     },
+    /// Look for inputs that break what strangers reach; exit code 1 if there is one. Needs no cluster
+    Fuzz(Fuzz),
     /// Break parts of Ebb or of the cluster again and again under load; exit code 1 if a request is lost that must not be
     Chaos {
         #[command(subcommand)]
@@ -101,6 +105,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         } => suite::run(&filter, only_cluster).await,
         Command::Bench { bench } if bench.is_alone() => bench.run_alone(),
         Command::Bench { .. } => installed_inside("bench").await,
+        Command::Fuzz(fuzz) => fuzz::run(&fuzz).await,
         Command::Chaos { .. } => installed_inside("chaos").await,
         Command::Inside { image, what } => inside(&image, &what).await,
     };

@@ -1,0 +1,19 @@
+//! What the fuzz targets do with an input: they run code that strangers reach, and panic when something does not hold.
+//!
+//! `cargo e2e fuzz` builds and runs them.
+
+#[cfg(fuzzing)]
+pub mod forwarded;
+pub mod frames;
+#[cfg(fuzzing)]
+pub mod host;
+#[cfg(fuzzing)]
+mod pod;
+#[cfg(fuzzing)]
+pub mod request;
+pub mod strict;
+
+/// What a target says that was built without libFuzzer.
+pub fn explain() {
+    eprintln!("this program was built without libFuzzer: run `cargo e2e fuzz`");
+}

@@ -1,0 +1,122 @@
+//! The door for fuzz targets. It is there only in builds with `--cfg fuzzing`, as `cargo e2e fuzz` makes them.
+
+use std::{
+    net::{IpAddr, SocketAddr, TcpStream},
+    sync::Arc,
+};
+
+use crds::{
+    control::{Backends, Route},
+    names::FunctionKey,
+};
+use http::{Request, request};
+use prometheus::Registry;
+use throttle::{Budget, Most};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::{
+    args::Args,
+    connection,
+    cores::Cores,
+    function::Function,
+    functions::Functions,
+    headers,
+    metrics::Metrics,
+    origin::Origin,
+    proxy::{Entry, Proxy},
+    serve::Server,
+};
+
+/// An activator that serves connections on its caller's thread. Nothing listens, nobody steers it, and no thread does anything beside.
+pub struct Door {
+    server: Arc<Server>,
+    function: Arc<Function>,
+    /// A server has cores; this one's have nothing to do.
+    _cores: DropGuard,
+}
+
+impl Door {
+    /// One that knows this Function. To be called inside a runtime.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub fn open(args: &Args, route: &Route, backends: &Backends) -> anyhow::Result<Self> {
+        let (functions, metrics) = functions()?;
+        let (function, _) = functions.apply(route, Some(backends));
+        functions.publish();
+        let budget = Budget::new(Most {
+            count: 1000,
+            bytes: 64 << 20,
+        });
+        let proxy = Proxy::new(functions, Arc::clone(&metrics), budget);
+        let stop = CancellationToken::new();
+        let cores = Cores::start(1, &stop)?;
+        Ok(Self {
+            server: Arc::new(Server::new(Arc::new(proxy), metrics, cores, args)),
+            function,
+            _cores: stop.drop_guard(),
+        })
+    }
+
+    /// Serves a connection until it ends: one on the shared port, or on the Function's own.
+    pub async fn serve(&self, stream: TcpStream, peer: SocketAddr, shared: bool) {
+        let entry = match shared {
+            true => Entry::Gateway,
+            false => Entry::Function(Arc::clone(&self.function)),
+        };
+        // What ends a connection is its client's matter.
+        let _ = connection::serve(Arc::clone(&self.server), stream, peer, entry).await;
+    }
+}
+
+/// Functions without pods, to choose among.
+pub struct Hosts(Arc<Functions>);
+
+impl Hosts {
+    /// Those of these routes.
+    ///
+    /// # Errors
+    /// If a metric has no valid name.
+    pub fn new(routes: &[Route]) -> anyhow::Result<Self> {
+        let (functions, _) = functions()?;
+        for route in routes {
+            functions.apply(route, None);
+        }
+        functions.publish();
+        Ok(Self(functions))
+    }
+
+    /// The one that a request on the shared port is for.
+    pub fn chosen(&self, request: &Request<()>) -> Option<FunctionKey> {
+        let host = headers::host(request).unwrap_or_default();
+        self.0.by_host(host).map(|function| function.key.clone())
+    }
+}
+
+fn functions() -> anyhow::Result<(Arc<Functions>, Arc<Metrics>)> {
+    let metrics = Arc::new(Metrics::new(&Registry::new())?);
+    let (operators, surges) = (Arc::default(), Arc::default());
+    let functions = Functions::new("fuzz", 1000, operators, Arc::clone(&metrics), surges);
+    Ok((Arc::new(functions), metrics))
+}
+
+/// Turns a client's head into the one that a pod gets.
+///
+/// # Errors
+/// With the sentence that the client is answered.
+pub fn to_pod(head: &mut request::Parts, client: IpAddr, trusted: bool) -> Result<(), String> {
+    let origin = Origin::new(client, trusted);
+    let default_host = || "hello.shop".to_owned();
+    let done = headers::to_pod(head, Some(&origin), default_host);
+    done.map_err(|refusal| refusal.text.into_owned())
+}
+
+/// Writes a pod's request as HTTP/1.1 wants it.
+pub fn to_http1(request: &mut Request<()>) {
+    headers::to_http1(request, false);
+}
+
+/// Writes a pod's request as HTTP/2 wants it.
+pub fn to_http2(request: &mut Request<()>) {
+    headers::to_http2(request);
+}
