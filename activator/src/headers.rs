@@ -127,7 +127,15 @@ fn set_host(head: &mut request::Parts, default: impl FnOnce() -> String) -> Resu
             "the request has no valid target, or not exactly one valid Host",
         )
     };
+    // The whole server can be asked for its options only.
+    if head.uri.path() == "*" && head.method != Method::OPTIONS {
+        return Err(bad());
+    }
     if let Some(authority) = head.uri.authority() {
+        // An authority alone is a target of CONNECT; one with a user is not to be trusted (RFC 9110 section 4.2.4).
+        if head.uri.scheme().is_none() || !is_host(authority.as_str().as_bytes()) {
+            return Err(bad());
+        }
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| bad())?;
         head.headers.insert(header::HOST, host);
         let path = head.uri.path_and_query().cloned();
@@ -147,10 +155,23 @@ fn set_host(head: &mut request::Parts, default: impl FnOnce() -> String) -> Resu
     }
 }
 
-/// Whether a Host has only the characters of one (RFC 3986 section 3.2.2) and of a port; it may be empty. What is no host to us could be another one to the pod.
+/// Whether a Host is a name or an address (RFC 3986 section 3.2.2), which may be empty, and perhaps a port. What is no host to us could be another
+/// one to the pod.
 fn is_host(host: &[u8]) -> bool {
-    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(b);
-    host.iter().all(plain)
+    let of_name = |b: &u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(b);
+    let (last, after) = match host {
+        [b'[', ..] => (b']', 1),
+        _ => (b':', 0),
+    };
+    let end = host.iter().position(|b| *b == last);
+    let (name, port) = host.split_at(end.map_or(host.len(), |end| end + after));
+    let name = match name {
+        [b'[', address @ .., b']'] => address.iter().all(|b| of_name(b) || *b == b':'),
+        name => name.iter().all(of_name),
+    };
+    let digits = port.strip_prefix(b":").unwrap_or(port);
+    let port = port.is_empty() || port[0] == b':';
+    name && port && digits.iter().all(u8::is_ascii_digit)
 }
 
 /// Removes what is meant for the next hop only (RFC 9110 section 7.6.1). `Trailer` stays: hyper sends only announced trailers.
@@ -255,6 +276,36 @@ mod tests {
         assert_eq!(head.headers["host"], "hello.shop");
         assert_eq!(head.version, Version::HTTP_11);
         assert!(forwarded(Request::connect("real:81")).is_err());
+    }
+
+    #[test]
+    fn a_target_that_pods_may_read_otherwise_is_refused() {
+        for target in ["http://me@real/x", "http://real:x@other/", "real:81", "*"] {
+            let request = Request::get(target).header("host", "real");
+            assert!(forwarded(request).is_err(), "{target}");
+        }
+        let head = forwarded(Request::options("*").header("host", "real")).unwrap();
+        assert_eq!(head.uri, "*");
+    }
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_and_perhaps_a_port() {
+        for good in [
+            "",
+            "a-b.c",
+            "a:80",
+            "a:",
+            "[fd00::1]",
+            "[fd00::1]:80",
+            "1.2.3.4:80",
+        ] {
+            assert!(is_host(good.as_bytes()), "{good}");
+        }
+        for bad in [
+            "a:b", "a:80:81", "a[", "[::1", "[::1]a", "[::1]80", "::1", "a@b", "a/b", "[a]:80]",
+        ] {
+            assert!(!is_host(bad.as_bytes()), "{bad}");
+        }
     }
 
     #[test]

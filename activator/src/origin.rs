@@ -143,9 +143,17 @@ impl FromStr for Network {
         let address: IpAddr = address.parse().map_err(|_| wrong())?;
         let bits: u8 = bits.parse().map_err(|_| wrong())?;
         let most = if address.is_ipv4() { 32 } else { 128 };
-        (bits <= most)
-            .then_some(Self { address, bits })
-            .ok_or_else(wrong)
+        if bits > most {
+            return Err(wrong());
+        }
+        // An address of IPv4 is compared as one, however it is written.
+        if let IpAddr::V6(v6) = address
+            && let (Some(v4), 96..) = (v6.to_ipv4_mapped(), bits)
+        {
+            let (address, bits) = (v4.into(), bits - 96);
+            return Ok(Self { address, bits });
+        }
+        Ok(Self { address, bits })
     }
 }
 
@@ -218,6 +226,8 @@ mod tests {
             ("::/0", "fd00::1", true),
             ("fd00::/8", "fd12::1", true),
             ("10.0.0.0/8", "::ffff:10.0.0.1", true),
+            ("::ffff:10.0.0.0/104", "10.0.0.1", true),
+            ("::ffff:10.0.0.0/104", "11.0.0.1", false),
         ] {
             let parsed: Network = network.parse().expect("a network");
             let address = address.parse().expect("an address");

@@ -101,6 +101,26 @@ async fn hosts() {
             request(GET, &["Host: me@hello"], ""),
             &[400],
         ),
+        bad(
+            "a port that is none",
+            request(GET, &["Host: hello:shop"], ""),
+            &[400],
+        ),
+        bad(
+            "a user in the target",
+            request("GET http://me@hello.shop/echo HTTP/1.1", &[HOST], ""),
+            &[400],
+        ),
+        bad(
+            "a target that is no more than a host",
+            request("GET hello.shop HTTP/1.1", &[HOST], ""),
+            &[400],
+        ),
+        bad(
+            "the whole server, but no OPTIONS",
+            request("GET * HTTP/1.1", &[HOST], ""),
+            &[400],
+        ),
     ])
     .await;
     let hosts: Vec<_> = seen
