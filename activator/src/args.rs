@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use crate::origin::Networks;
+use runtime::telemetry;
+
+use crate::{access, origin::Networks};
 
 /// Ebb's activator: a reverse proxy that holds requests while pods start.
 #[derive(Clone, Debug, clap::Parser)]
@@ -45,6 +47,10 @@ pub struct Args {
     /// Networks, with commas between, of clients that are proxies themselves: what they say in X-Forwarded-* and Forwarded is kept, what others say is dropped.
     #[arg(long, env = "EBB_TRUSTED_PROXIES", default_value = "0.0.0.0/0,::/0")]
     pub trusted_proxies: Networks,
+    /// Share of the requests, from 0 to 1, that are logged, each with a line when it ends (target `access`); those that the activator itself answers with
+    /// 5xx always are. Default: none are logged.
+    #[arg(long, env = "EBB_ACCESS_LOG", value_parser = share)]
+    pub access_log: Option<f64>,
     /// Threads that serve requests, each with connections of its own. Default: one for each core that the process may use.
     #[arg(long, env = "EBB_CORES")]
     pub cores: Option<usize>,
@@ -58,7 +64,24 @@ pub struct Args {
     pub drain_timeout: Duration,
     /// Logging.
     #[command(flatten)]
-    pub telemetry: runtime::telemetry::Args,
+    pub telemetry: telemetry::Args,
+}
+
+impl Args {
+    /// How this process logs. Lines that are asked for by their own flag are not left out by a level that is meant for others.
+    pub(crate) fn logging(&self) -> telemetry::Args {
+        let mut logging = self.telemetry.clone();
+        if self.access_log.is_some() {
+            logging.log = format!("{}=info,{}", access::TARGET, logging.log);
+        }
+        logging
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share: f64 = text.parse().map_err(|_| "not a number")?;
+    let valid = (0.0..=1.0).contains(&share);
+    valid.then_some(share).ok_or("not from 0 to 1".to_owned())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -84,5 +107,12 @@ mod tests {
         assert_eq!(args.drain_delay, Duration::from_millis(500));
         assert_eq!(args.gateway_listen.port(), 8080);
         assert!(seconds("-1").is_err() && seconds("x").is_err());
+        assert_eq!(args.logging().log, "info");
+        for wrong in ["-0.1", "1.1", "NaN", "x"] {
+            assert!(share(wrong).is_err(), "{wrong}");
+        }
+        let access_log = Some(share("0.5").expect("a share"));
+        let logged = Args { access_log, ..args };
+        assert_eq!(logged.logging().log, "access=info,info");
     }
 }

@@ -15,6 +15,7 @@ use throttle::Slot;
 use tokio::time::Instant;
 
 use crate::{
+    access::{Cut, Line, Pending},
     client::Deadline,
     connection::HEADER_TIMEOUT,
     metrics::{Metrics, Raised},
@@ -152,6 +153,8 @@ pub(crate) struct Download {
     due: Option<Instant>,
     /// Of the client's connection, or its stream over HTTP/2. Set to `due`, and afterwards for the client's next request.
     of_connection: Deadline,
+    /// Of the access log; written when the answer has ended.
+    line: Pending,
 }
 
 /// Why an answer's body breaks off.
@@ -205,6 +208,7 @@ impl Reply {
         flight: Flight,
         limits: Limits,
         of_connection: Deadline,
+        line: Pending,
     ) -> Self {
         let mut download = Download {
             body,
@@ -213,6 +217,7 @@ impl Reply {
             silent_since: None,
             due: None,
             of_connection,
+            line,
         };
         download.end_if_ended();
         Self::Pod(download)
@@ -237,9 +242,17 @@ impl Download {
             && let Some(broken) = self.too_late()
         {
             self.end(false);
+            self.note(|line| line.is_cut(Cut::from(&broken)));
             return Poll::Ready(Some(Err(broken)));
         }
-        frame.map(|frame| frame.map(|frame| frame.map_err(Broken::Pod)))
+        let frame = frame.map(|frame| frame.map(|frame| frame.map_err(Broken::Pod)));
+        if let Poll::Ready(Some(frame)) = &frame {
+            self.note(|line| match frame {
+                Ok(frame) => line.sent(frame.data_ref().map_or(0, Bytes::len)),
+                Err(broken) => line.is_cut(Cut::from(broken)),
+            });
+        }
+        frame
     }
 
     /// The limit that has passed, if one has. The connection's task is woken at the next one, whatever it waits for.
@@ -261,6 +274,12 @@ impl Download {
         None
     }
 
+    fn note(&mut self, note: impl FnOnce(&mut Line)) {
+        if let Some(line) = &mut self.line {
+            note(line);
+        }
+    }
+
     /// hyper does not poll a body again that says it has ended.
     fn end_if_ended(&mut self) {
         if self.body.is_end_stream() {
@@ -277,7 +296,14 @@ impl Download {
 
 impl Drop for Download {
     fn drop(&mut self) {
-        self.end(self.body.is_end_stream());
+        let unfinished = self.flight.is_some() && !self.body.is_end_stream();
+        self.end(!unfinished);
+        if let Some(mut line) = self.line.take() {
+            if unfinished {
+                line.is_cut(Cut::Client);
+            }
+            line.write();
+        }
         self.of_connection.set(Instant::now() + HEADER_TIMEOUT);
     }
 }

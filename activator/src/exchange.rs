@@ -4,10 +4,11 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response, header};
-use throttle::Slot;
+use throttle::{Acquired, Slot};
 use tokio::time::Instant;
 
 use crate::{
+    access::Pending,
     answer::{Failure, Reason, Refusal},
     body::{Flight, Limits, Reply, Upload},
     client::{Client, Deadline},
@@ -38,6 +39,8 @@ pub(crate) struct Exchange<'a> {
     /// How many activators have sent it on; `None` if its Function has no limit, so that none does.
     hops: Option<u32>,
     resends: u32,
+    /// Of the access log; it goes with the answer.
+    line: &'a mut Pending,
 }
 
 impl Limits {
@@ -77,6 +80,7 @@ impl<'a> Exchange<'a> {
         request: Request<Upload>,
         upgrade: Option<Upgrade>,
         hops: Option<u32>,
+        line: &'a mut Pending,
     ) -> Self {
         Self {
             function,
@@ -86,6 +90,21 @@ impl<'a> Exchange<'a> {
             upgrade,
             hops,
             resends: 0,
+            line,
+        }
+    }
+
+    /// Notes in the request's line that it has to wait, if it has.
+    pub(crate) fn note_wait(&mut self, acquired: &Acquired<Arc<Pod>>) {
+        if let (Some(line), Acquired::Wait(_)) = (&mut *self.line, acquired) {
+            line.waits();
+        }
+    }
+
+    /// Notes in the request's line that it waits no longer.
+    pub(crate) fn note_slot(&mut self) {
+        if let Some(line) = self.line {
+            line.has_waited();
         }
     }
 
@@ -145,13 +164,17 @@ impl<'a> Exchange<'a> {
         };
         let flight = Flight::new(slot, connection, self.metrics, began, in_flight);
         let pod = Arc::clone(flight.pod());
+        if let Some(line) = self.line {
+            line.is_answered(&pod, response.status());
+        }
         if tunnel::is_switch(&response) {
             let switched = self.switch(&mut response, flight, tunnels)?;
             return Ok(Attempt::Answered(switched, pod));
         }
         let (mut head, body) = response.into_parts();
         headers::to_client(&mut head);
-        let reply = Reply::pod(body, flight, limits, self.deadline.clone());
+        let (deadline, line) = (self.deadline.clone(), self.line.take());
+        let reply = Reply::pod(body, flight, limits, deadline, line);
         Ok(Attempt::Answered(Response::from_parts(head, reply), pod))
     }
 
@@ -196,7 +219,7 @@ impl<'a> Exchange<'a> {
             flight.end(false);
             None
         };
-        tunnels.open(upgrade, pod, flight);
+        tunnels.open(upgrade, pod, flight, self.line.take());
         Ok(switched)
     }
 

@@ -75,6 +75,12 @@ pub(crate) struct Settings {
     problems: HashMap<String, Problem>,
 }
 
+impl std::fmt::Debug for Function {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Function").field(&self.key).finish()
+    }
+}
+
 /// The last wake that was sent.
 struct Wake {
     at: Instant,

@@ -5,6 +5,7 @@
 //! A request comes in through `serve`, is routed by `proxy`, waits in `hold` for a slot of its Function's `throttle::Gate`, is brought
 //! to a pod by `exchange`, and occupies the slot until its answer's `body` has ended.
 
+mod access;
 mod answer;
 mod args;
 mod body;
@@ -56,13 +57,14 @@ use tokio_util::{
     task::TaskTracker,
 };
 
+use crate::{
+    access::Access, control::Control, cores::Cores, follow::Follower, functions::Functions,
+    metrics::Metrics, operators::Operators, ports::Ports, proxy::Entry, proxy::Proxy,
+    serve::Server, stats::Surges,
+};
 pub use crate::{
     args::Args,
     origin::{Network, Networks},
-};
-use crate::{
-    control::Control, cores::Cores, follow::Follower, functions::Functions, metrics::Metrics,
-    operators::Operators, ports::Ports, proxy::Entry, proxy::Proxy, serve::Server, stats::Surges,
 };
 
 /// Runs the activator until a signal asks it to end, and then until its requests have ended.
@@ -70,7 +72,7 @@ use crate::{
 /// # Errors
 /// If it cannot start.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    telemetry::init(&args.telemetry)?;
+    telemetry::init(&args.logging())?;
     let asked = shutdown::on_signal()?;
     let activator = Activator::start(args)?;
     asked.cancelled().await;
@@ -129,7 +131,8 @@ impl Activator {
                 .held_memory_mib
                 .map_or_else(memory::for_held, |mib| mib << 20),
         });
-        let proxy = Proxy::new(Arc::clone(&functions), Arc::clone(&metrics), budget);
+        let access = Access::new(args.access_log);
+        let proxy = Proxy::new(Arc::clone(&functions), Arc::clone(&metrics), budget, access);
         let proxy = Arc::new(proxy);
         let stop_cores = CancellationToken::new();
         let cores = Cores::start(args.cores.unwrap_or_else(all_cores), &stop_cores)

@@ -12,6 +12,7 @@ use throttle::Budget;
 use tokio::time::Instant;
 
 use crate::{
+    access::{Access, Cut, Pending},
     answer::{self, Failure, Gone, Reason, Refusal},
     body::{Reply, Upload},
     client::Client,
@@ -44,6 +45,7 @@ pub(crate) struct Proxy {
     metrics: Arc<Metrics>,
     /// For requests that wait.
     budget: Arc<Budget>,
+    access: Access,
     pub(crate) tunnels: Tunnels,
     /// Whether answers ask clients to close their connections, because this process is about to end.
     leaving: AtomicBool,
@@ -54,10 +56,12 @@ impl Proxy {
         functions: Arc<Functions>,
         metrics: Arc<Metrics>,
         budget: Arc<Budget>,
+        access: Access,
     ) -> Self {
         Self {
             functions,
             budget,
+            access,
             tunnels: Tunnels::new(Arc::clone(&metrics)),
             metrics,
             leaving: AtomicBool::new(false),
@@ -82,9 +86,15 @@ impl Proxy {
         let id = identity::request_id(request.headers_mut());
         let http2 = request.version() == Version::HTTP_2;
         let grpc = answer::is_grpc(request.headers());
-        let unanswered = Unanswered(&self.metrics);
+        let mut unanswered = Unanswered {
+            metrics: &self.metrics,
+            line: self.access.begin(client, &request, &id),
+        };
         let answered = match self.route(entry, &request) {
-            Ok(function) => self.carry(client, &function, request).await,
+            Ok(function) => {
+                let line = &mut unanswered.line;
+                self.carry(client, &function, request, line).await
+            }
             Err(refusal) => Err(refusal.into()),
         };
         let mut response = match answered {
@@ -93,8 +103,13 @@ impl Proxy {
                 response
             }
             Err(Failure::Refused(refusal)) => {
-                self.metrics.refused(refusal.reason);
-                refusal.into_response(&id, grpc)
+                let reason = refusal.reason;
+                self.metrics.refused(reason);
+                let response = refusal.into_response(&id, grpc);
+                if let Some(line) = unanswered.line.take() {
+                    line.refused(reason, &response);
+                }
+                response
             }
             Err(Failure::Gone) => return Err(Gone),
         };
@@ -130,7 +145,11 @@ impl Proxy {
         client: &Client,
         function: &Arc<Function>,
         mut request: Request<Incoming>,
+        line: &mut Pending,
     ) -> Result<Response<Reply>, Failure> {
+        if let Some(line) = line {
+            line.is_for(function);
+        }
         let upgrade = Upgrade::of(&mut request);
         // An HTTP/2 connection is read whatever becomes of the bodies, so it tells by itself when a client leaves.
         let body_unread = request.version() != Version::HTTP_2 && !request.body().is_end_stream();
@@ -146,11 +165,21 @@ impl Proxy {
         let request = Request::from_parts(head, Upload::from(body));
 
         let mut hold = Hold::new(function, &self.metrics, &self.budget, client, body_unread);
-        let mut exchange = Exchange::new(function, &self.metrics, client, request, upgrade, hops);
+        let mut exchange = Exchange::new(
+            function,
+            &self.metrics,
+            client,
+            request,
+            upgrade,
+            hops,
+            line,
+        );
         let mut acquired = function.gate.acquire();
         loop {
-            let slot = hold.slot(acquired, || exchange.bytes(body_unread)).await?;
-            match exchange.attempt(slot, &self.tunnels).await? {
+            exchange.note_wait(&acquired);
+            let slot = hold.slot(acquired, || exchange.bytes(body_unread)).await;
+            exchange.note_slot();
+            match exchange.attempt(slot?, &self.tunnels).await? {
                 Attempt::Answered(mut response, pod) => {
                     if !pod.is_activator {
                         tell_timing(&mut response, function, &hold, &pod);
@@ -180,10 +209,17 @@ fn tell_timing(response: &mut Response<Reply>, function: &Function, hold: &Hold<
 }
 
 /// Counts a request as gone when dropped: hyper drops the future of a request whose client it sees leaving.
-struct Unanswered<'a>(&'a Metrics);
+struct Unanswered<'a> {
+    metrics: &'a Metrics,
+    line: Pending,
+}
 
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
-        self.0.gone.inc();
+        self.metrics.gone.inc();
+        if let Some(mut line) = self.line.take() {
+            line.is_cut(Cut::Client);
+            line.write();
+        }
     }
 }

@@ -13,6 +13,7 @@ use tokio::{io::copy_bidirectional, net::TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    access::Pending,
     body::Flight,
     metrics::{Metrics, Raised},
 };
@@ -82,18 +83,34 @@ impl Tunnels {
         }
     }
 
-    /// Carries bytes both ways until one side ends. `flight` is what the request occupies: the pod counts as busy for as long.
-    pub(crate) fn open(&self, upgrade: Upgrade, pod: OnUpgrade, flight: Option<Flight>) {
+    /// Carries bytes both ways until one side ends. `flight` is what the request occupies: the pod counts as busy for as long. `line` is written
+    /// at the end.
+    pub(crate) fn open(
+        &self,
+        upgrade: Upgrade,
+        pod: OnUpgrade,
+        flight: Option<Flight>,
+        line: Pending,
+    ) {
         let (force, metrics) = (self.force.clone(), Arc::clone(&self.metrics));
         self.tasks.spawn(async move {
             let _open = Raised::new(&metrics.upgraded);
             let carried = async {
                 let (client, pod) = tokio::try_join!(upgrade.client, pod)?;
-                copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(pod)).await?;
-                Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+                let (mut client, mut pod) = (TokioIo::new(client), TokioIo::new(pod));
+                let (_, sent) = copy_bidirectional(&mut client, &mut pod).await?;
+                Ok::<u64, Box<dyn std::error::Error + Send + Sync>>(sent)
             };
-            if let Some(Err(error)) = force.run_until_cancelled(carried).await {
-                tracing::debug!(%error, "upgraded connection ended");
+            let sent = match force.run_until_cancelled(carried).await {
+                Some(Ok(sent)) => Some(sent),
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "upgraded connection ended");
+                    None
+                }
+                None => None,
+            };
+            if let Some(line) = line {
+                line.carried(sent);
             }
             if let Some(flight) = flight {
                 flight.end(false);

@@ -1,6 +1,7 @@
 //! The activator as a process sees it: real sockets, real backends, and a control client in place of the operator. No cluster.
 #![allow(clippy::unwrap_used)] // a failed step is a failed test
 
+mod access;
 mod control;
 mod drain;
 mod edges;

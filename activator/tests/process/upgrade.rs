@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 /// A pod that changes the protocol of each connection and then sends back what it gets.
-async fn echo() -> SocketAddr {
+pub(crate) async fn echo() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -36,7 +36,7 @@ async fn echo() -> SocketAddr {
 }
 
 /// The head of a message, byte for byte.
-async fn head(stream: &mut TcpStream) -> String {
+pub(crate) async fn head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
@@ -47,14 +47,14 @@ async fn head(stream: &mut TcpStream) -> String {
     String::from_utf8(head).unwrap()
 }
 
-async fn ask(address: SocketAddr) -> TcpStream {
+pub(crate) async fn ask(address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = "GET /socket HTTP/1.1\r\nhost: hello\r\nconnection: keep-alive, Upgrade\r\nupgrade: echo\r\nsec-websocket-key: abc\r\n\r\n";
     stream.write_all(request.as_bytes()).await.unwrap();
     stream
 }
 
-async fn carries(stream: &mut TcpStream, text: &str) {
+pub(crate) async fn carries(stream: &mut TcpStream, text: &str) {
     stream.write_all(text.as_bytes()).await.unwrap();
     let mut back = vec![0; text.len()];
     stream.read_exact(&mut back).await.unwrap();

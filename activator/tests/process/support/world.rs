@@ -58,7 +58,7 @@ fn named(name: &str, functions: IpAddr, flags: &[&str]) -> Activator {
     Activator::start(args).unwrap()
 }
 
-fn token_file() -> std::path::PathBuf {
+pub(super) fn token_file() -> std::path::PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let name = format!("ebb-token-{}-{number}", std::process::id());
