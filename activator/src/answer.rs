@@ -21,6 +21,8 @@ pub(crate) enum Reason {
     QueueFull,
     /// Too many requests wait over all Functions, and most of them in the Function's namespace.
     OverBudget,
+    /// The activator's memory runs out.
+    LowMemory,
     /// All pods were at the Function's `concurrencyLimit` for too long.
     AtLimit,
     /// The Function was deleted.
@@ -36,11 +38,12 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::UnknownHost,
         Self::BadRequest,
         Self::QueueFull,
         Self::OverBudget,
+        Self::LowMemory,
         Self::AtLimit,
         Self::Removed,
         Self::NoPod,
@@ -55,6 +58,7 @@ impl Reason {
             Self::BadRequest => "bad-request",
             Self::QueueFull => "queue-full",
             Self::OverBudget => "over-budget",
+            Self::LowMemory => "low-memory",
             Self::AtLimit => "at-limit",
             Self::Removed => "removed",
             Self::NoPod => "no-pod",
@@ -68,9 +72,11 @@ impl Reason {
         match self {
             Self::UnknownHost => StatusCode::NOT_FOUND,
             Self::BadRequest => StatusCode::BAD_REQUEST,
-            Self::QueueFull | Self::OverBudget | Self::AtLimit | Self::Removed => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::QueueFull
+            | Self::OverBudget
+            | Self::LowMemory
+            | Self::AtLimit
+            | Self::Removed => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoPod | Self::PodProblem | Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::PodFailed => StatusCode::BAD_GATEWAY,
         }
@@ -106,12 +112,16 @@ impl Refusal {
         headers.insert(REASON_HEADER, HeaderValue::from_static(self.reason.name()));
         if matches!(
             self.reason,
-            Reason::QueueFull | Reason::OverBudget | Reason::AtLimit
+            Reason::QueueFull | Reason::OverBudget | Reason::LowMemory | Reason::AtLimit
         ) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        if matches!(self.reason, Reason::Removed | Reason::BadRequest) {
-            // A Function of that name can come back, but not on a connection of the old one; and what follows a bad request may be part of it.
+        if matches!(
+            self.reason,
+            Reason::Removed | Reason::BadRequest | Reason::LowMemory
+        ) {
+            // A Function of that name can come back, but not on a connection of the old one; what follows a bad request may be part of it; and
+            // without memory the client is better off with another activator.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response

@@ -38,9 +38,13 @@ pub struct Args {
     /// Most requests over all Functions that wait. When there are more, those of the namespace that has most are answered 503.
     #[arg(long, env = "EBB_MAX_HELD", default_value_t = 50_000)]
     pub max_held: usize,
-    /// Most memory for requests that wait, in MiB, shared in the same way. Default: half of what the container may have; 512 without a limit.
+    /// Most memory for requests that wait, in MiB, shared in the same way. Default: half of the memory limit; 512 without one.
     #[arg(long, env = "EBB_HELD_MEMORY_MIB")]
     pub held_memory_mib: Option<usize>,
+    /// Memory that this process may have, in MiB. When there is little left of it, new connections and requests are refused. Default: what the container
+    /// may have; nothing is refused without a limit.
+    #[arg(long, env = "EBB_MEMORY_LIMIT_MIB")]
+    pub memory_limit_mib: Option<usize>,
     /// Most client connections; more are closed at once. It is lowered to a quarter of the limit of open files, which is raised as far as it may be.
     #[arg(long, env = "EBB_MAX_CONNECTIONS", default_value_t = 65_536)]
     pub max_connections: usize,

@@ -125,14 +125,17 @@ impl Activator {
             Arc::clone(&metrics),
             Arc::clone(&surges),
         ));
+        let limit = args.memory_limit_mib.map(|mib| mib << 20);
+        let limit = limit.or_else(memory::limit);
         let budget = Budget::new(Most {
             count: args.max_held,
             bytes: args
                 .held_memory_mib
-                .map_or_else(memory::for_held, |mib| mib << 20),
+                .map_or_else(|| memory::for_held(limit), |mib| mib << 20),
         });
         let access = Access::new(args.access_log);
         let proxy = Proxy::new(Arc::clone(&functions), Arc::clone(&metrics), budget, access);
+        let pressure = Arc::clone(&proxy.pressure);
         let proxy = Arc::new(proxy);
         let stop_cores = CancellationToken::new();
         let cores = Cores::start(args.cores.unwrap_or_else(all_cores), &stop_cores)
@@ -161,8 +164,10 @@ impl Activator {
         let (ready, stop) = (readiness.clone(), stop_background.clone());
         background.spawn(admin::serve(admin, ready, registry, stop));
         let reports = stats::run(functions, surges, operators);
+        let memory = memory::watch(limit, pressure, Arc::clone(&server.metrics));
+        let watching = async move { tokio::join!(reports, memory) };
         let stop = stop_background.clone();
-        background.spawn(async move { stop.run_until_cancelled(reports).await });
+        background.spawn(async move { stop.run_until_cancelled(watching).await });
         tracing::info!(
             gateway = %addresses.0,
             control = %addresses.1,

@@ -1,14 +1,154 @@
-//! How much memory this process may have.
+//! How much memory this process may have, and what it does when that runs out: it refuses work, before the kernel kills it with all
+//! that it holds.
 
-/// Where a container finds its limit with cgroup v2, in bytes or as `max`.
-const LIMIT: &str = "/sys/fs/cgroup/memory.max";
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::metrics::Metrics;
+
+/// Where a container finds its limit in bytes, with cgroup v2 and v1. The first says `max` if there is none.
+const LIMITS: [&str; 2] = [
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+];
+
+/// No machine has so much: cgroup v1 says a number above if there is no limit.
+const UNLIMITED: usize = 1 << 60;
 
 /// What requests that wait may take when there is no limit.
 const WITHOUT_LIMIT: usize = 512 << 20;
 
-/// Bytes for requests that wait: half of what the container may have, so that the rest is there for those that do not wait.
-pub(crate) fn for_held() -> usize {
-    let limit = std::fs::read_to_string(LIMIT).ok();
-    let limit = limit.and_then(|text| text.trim().parse::<usize>().ok());
+/// Per cent of the limit from which on work is refused, and below which it is taken again. What is left is for the kernel's buffers of
+/// connections, which count against a container's limit but are not the process' own, and for what comes until the next look.
+const HIGH: usize = 90;
+const LOW: usize = 80;
+
+/// How often the memory is looked at.
+const PERIOD: Duration = Duration::from_millis(100);
+
+/// Bytes that the container may have, if that is limited.
+pub(crate) fn limit() -> Option<usize> {
+    let texts = LIMITS
+        .iter()
+        .filter_map(|file| fs::read_to_string(file).ok());
+    texts.into_iter().find_map(|text| bytes(&text))
+}
+
+fn bytes(limit: &str) -> Option<usize> {
+    let limit = limit.trim().parse().ok();
+    limit.filter(|limit| *limit < UNLIMITED)
+}
+
+/// Bytes for requests that wait: half of the limit, so that the rest is there for those that do not wait.
+pub(crate) fn for_held(limit: Option<usize>) -> usize {
     limit.map_or(WITHOUT_LIMIT, |limit| limit / 2)
+}
+
+/// Whether memory is so scarce that work is refused. Read by each request.
+#[derive(Debug, Default)]
+pub(crate) struct Pressure(AtomicBool);
+
+impl Pressure {
+    pub(crate) fn is_high(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Looks at this process' memory again and again. Runs until dropped.
+pub(crate) async fn watch(limit: Option<usize>, pressure: Arc<Pressure>, metrics: Arc<Metrics>) {
+    let mut ticks = interval(PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(resident) = resident() else {
+            return tracing::error!(
+                "/proc/self/status does not tell this process' memory, so nothing is refused when it runs out"
+            );
+        };
+        metrics
+            .resident
+            .set(i64::try_from(resident).unwrap_or(i64::MAX));
+        let Some(limit) = limit else {
+            continue;
+        };
+        let before = pressure.is_high();
+        let now = is_high(before, resident, limit);
+        if now != before {
+            pressure.0.store(now, Ordering::Relaxed);
+            metrics.shedding.set(i64::from(now));
+            tell(now, resident, limit);
+        }
+    }
+}
+
+/// Whether work is to be refused, which it is already or not.
+fn is_high(refused: bool, resident: usize, limit: usize) -> bool {
+    let mark = if refused { LOW } else { HIGH };
+    resident >= limit / 100 * mark
+}
+
+fn tell(high: bool, resident: usize, limit: usize) {
+    let mib = |bytes: usize| bytes >> 20;
+    let (resident_mib, limit_mib) = (mib(resident), mib(limit));
+    if high {
+        tracing::warn!(
+            resident_mib,
+            limit_mib,
+            "memory runs out: new connections and requests are refused"
+        );
+    } else {
+        tracing::info!(resident_mib, limit_mib, "there is memory again");
+    }
+}
+
+/// Bytes of this process that are in memory.
+fn resident() -> Option<usize> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: usize = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_kinds_of_limits_are_read() {
+        assert_eq!(bytes("1073741824\n"), Some(1 << 30));
+        assert_eq!(bytes("max\n"), None);
+        assert_eq!(bytes("9223372036854771712\n"), None, "v1 without a limit");
+        assert_eq!(for_held(Some(100)), 50);
+        assert_eq!(for_held(None), WITHOUT_LIMIT);
+    }
+
+    #[test]
+    fn between_the_marks_it_stays_as_it_is() {
+        for (refused, resident, expected) in [
+            (false, 89_999, false),
+            (false, 90_000, true),
+            (true, 89_999, true),
+            (true, 80_000, true),
+            (true, 79_999, false),
+        ] {
+            let high = is_high(refused, resident, 100_000);
+            assert_eq!(high, expected, "{refused} {resident}");
+        }
+    }
+
+    #[test]
+    fn this_process_is_in_memory() {
+        let resident = resident().expect("Linux tells");
+        assert!((1 << 20..1 << 40).contains(&resident), "{resident}");
+    }
 }

@@ -50,8 +50,12 @@ pub(crate) struct Metrics {
     pub(crate) connections: IntGauge,
     /// Connections that have changed their protocol.
     pub(crate) upgraded: IntGauge,
-    /// Client connections that were closed because there were too many.
+    /// Client connections that were closed because there were too many, or too little memory.
     pub(crate) connections_refused: IntCounter,
+    /// Bytes of this process that are in memory.
+    pub(crate) resident: IntGauge,
+    /// 1 while work is refused because memory runs out.
+    pub(crate) shedding: IntGauge,
 }
 
 impl Metrics {
@@ -136,7 +140,15 @@ impl Metrics {
             )?,
             connections_refused: counter(
                 "ebb_activator_client_connections_refused_total",
-                "Client connections closed because there were too many.",
+                "Client connections closed because there were too many, or too little memory.",
+            )?,
+            resident: gauge(
+                "ebb_activator_resident_bytes",
+                "Bytes of this process that are in memory.",
+            )?,
+            shedding: gauge(
+                "ebb_activator_shedding",
+                "1 while new connections and requests are refused because memory runs out.",
             )?,
         })
     }

@@ -22,6 +22,7 @@ use crate::{
     headers,
     hold::Hold,
     identity::{self, REQUEST_ID},
+    memory::Pressure,
     metrics::Metrics,
     pod::Pod,
     timing,
@@ -46,6 +47,7 @@ pub(crate) struct Proxy {
     /// For requests that wait.
     budget: Arc<Budget>,
     access: Access,
+    pub(crate) pressure: Arc<Pressure>,
     pub(crate) tunnels: Tunnels,
     /// Whether answers ask clients to close their connections, because this process is about to end.
     leaving: AtomicBool,
@@ -62,6 +64,7 @@ impl Proxy {
             functions,
             budget,
             access,
+            pressure: Arc::default(),
             tunnels: Tunnels::new(Arc::clone(&metrics)),
             metrics,
             leaving: AtomicBool::new(false),
@@ -90,7 +93,8 @@ impl Proxy {
             metrics: &self.metrics,
             line: self.access.begin(client, &request, &id),
         };
-        let answered = match self.route(entry, &request) {
+        let admitted = self.admit().and_then(|()| self.route(entry, &request));
+        let answered = match admitted {
             Ok(function) => {
                 let line = &mut unanswered.line;
                 self.carry(client, &function, request, line).await
@@ -124,6 +128,15 @@ impl Proxy {
             response.headers_mut().insert(header::CONNECTION, close);
         }
         Ok(response)
+    }
+
+    /// Whether there is memory for a request.
+    fn admit(&self) -> Result<(), Refusal> {
+        if !self.pressure.is_high() {
+            return Ok(());
+        }
+        let text = "the activator has nearly no memory left: try again, or raise activator.resources.limits.memory";
+        Err(Refusal::new(Reason::LowMemory, text))
     }
 
     fn route(&self, entry: &Entry, request: &Request<Incoming>) -> Result<Arc<Function>, Refusal> {

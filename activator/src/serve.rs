@@ -72,6 +72,10 @@ impl Server {
 
     /// Hands a connection to a core.
     fn serve(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, entry: &Entry) {
+        if self.proxy.pressure.is_high() {
+            self.metrics.connections_refused.inc();
+            return;
+        }
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             self.metrics.connections_refused.inc();
             return;

@@ -10,6 +10,7 @@ mod headers;
 mod hold;
 mod http2;
 mod limit;
+mod memory;
 mod shutdown;
 mod support;
 mod timeouts;
