@@ -15,6 +15,8 @@ pub(crate) const REASON_HEADER: HeaderName = HeaderName::from_static("x-ebb-reas
 pub(crate) enum Reason {
     /// No Function has the request's Host.
     UnknownHost,
+    /// The connection was opened with another Function's certificate than the Host's.
+    Misdirected,
     /// The request cannot be forwarded.
     BadRequest,
     /// Too many requests wait for the Function.
@@ -40,6 +42,7 @@ pub(crate) enum Reason {
 impl Reason {
     pub(crate) const ALL: [Self; 11] = [
         Self::UnknownHost,
+        Self::Misdirected,
         Self::BadRequest,
         Self::QueueFull,
         Self::OverBudget,
@@ -55,6 +58,7 @@ impl Reason {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::UnknownHost => "unknown-host",
+            Self::Misdirected => "misdirected",
             Self::BadRequest => "bad-request",
             Self::QueueFull => "queue-full",
             Self::OverBudget => "over-budget",
@@ -71,6 +75,7 @@ impl Reason {
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::UnknownHost => StatusCode::NOT_FOUND,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::QueueFull
             | Self::OverBudget

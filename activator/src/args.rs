@@ -17,7 +17,7 @@ pub struct Args {
     /// Where requests to all Functions arrive; their Host chooses the Function.
     #[arg(long, env = "EBB_GATEWAY_LISTEN", default_value = "0.0.0.0:8080")]
     pub gateway_listen: SocketAddr,
-    /// Where operators open their control streams (HTTP/2 without TLS).
+    /// Where operators open their control streams (HTTP/2).
     #[arg(long, env = "EBB_CONTROL_LISTEN", default_value = "0.0.0.0:8901")]
     pub control_listen: SocketAddr,
     /// Where /livez, /readyz and /metrics are.
@@ -29,6 +29,21 @@ pub struct Args {
     /// File with the token that operators must present. It is read again for each stream, so it can be replaced at any time.
     #[arg(long, env = "EBB_CONTROL_TOKEN_FILE")]
     pub control_token_file: PathBuf,
+    /// File with the control port's certificate in PEM. Without it the control port has no TLS, so that whoever can read the traffic learns the
+    /// token. Like the token, it and its key are read again for each stream.
+    #[arg(
+        long,
+        env = "EBB_CONTROL_CERTIFICATE_FILE",
+        requires = "control_key_file"
+    )]
+    pub control_certificate_file: Option<PathBuf>,
+    /// File with the private key of that certificate.
+    #[arg(
+        long,
+        env = "EBB_CONTROL_KEY_FILE",
+        requires = "control_certificate_file"
+    )]
+    pub control_key_file: Option<PathBuf>,
     /// Name of this pod, by which operators know it.
     #[arg(long, env = "POD_NAME")]
     pub pod_name: String,

@@ -21,15 +21,20 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{origin::Origin, tunnel};
+use crate::{
+    origin::Origin,
+    tls::{self, Certified},
+    tunnel,
+};
 
 /// What requests need of their client's connection.
-#[derive(Debug)]
 pub(crate) struct Client {
     /// Held for no longer than a call takes; writing is one.
     stream: Arc<Mutex<OwnedWriteHalf>>,
     pub(crate) origin: Origin,
     pub(crate) deadline: Deadline,
+    /// What was shown to a client that speaks TLS.
+    pub(crate) certified: Option<Arc<Certified>>,
 }
 
 /// Until when what a connection does now must be over: its client's next head, a pod's answer, or an answer's way to the client.
@@ -127,6 +132,7 @@ impl Client {
             stream: Arc::clone(&write),
             origin,
             deadline: Deadline::default(),
+            certified: None,
         };
         let stream = Stream {
             read,
@@ -134,6 +140,12 @@ impl Client {
             begun: Bytes::new(),
         };
         (client, stream)
+    }
+
+    /// The client speaks TLS, and was shown this certificate.
+    pub(crate) fn secured(&mut self, certified: Arc<Certified>) {
+        self.origin.secure();
+        self.certified = Some(certified);
     }
 
     /// The deadline of what the present task answers: its stream's over HTTP/2, else the connection's.
@@ -198,20 +210,36 @@ const FIRST_READ: usize = 4096;
 /// How an HTTP/2 connection begins (RFC 9113 section 3.4). No request of HTTP/1.1 can begin so, since `PRI` is reserved.
 const PREFACE: &[u8] = b"PRI ";
 
+/// What a connection begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begins {
+    /// HTTP/1.1, or what is none.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// A handshake of TLS.
+    Tls,
+}
+
 impl Stream {
-    /// Whether the client speaks HTTP/2, by the first bytes that it sends.
+    /// What the client speaks, by the first bytes that it sends.
     ///
     /// # Errors
     /// Those of the socket.
-    pub(crate) async fn is_http2(&mut self) -> io::Result<bool> {
+    pub(crate) async fn begins(&mut self) -> io::Result<Begins> {
         let mut begun = Vec::new();
         loop {
             let read = poll_fn(|cx| self.poll_more(cx, &mut begun)).await?;
             let told = begun.len().min(PREFACE.len());
             let same = begun[..told] == PREFACE[..told];
             if read == 0 || !same || told == PREFACE.len() {
+                let begins = match begun.first() {
+                    Some(&tls::HANDSHAKE) => Begins::Tls,
+                    _ if same && told == PREFACE.len() => Begins::Http2,
+                    _ => Begins::Http1,
+                };
                 self.begun = begun.into();
-                return Ok(same && told == PREFACE.len());
+                return Ok(begins);
             }
         }
     }

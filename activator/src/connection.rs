@@ -19,16 +19,18 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::{Instant, timeout},
 };
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    client::{Client, Deadline},
+    client::{Begins, Client, Deadline, Stream},
     metrics::Raised,
     proxy::Entry,
     serve::Server,
+    tls::{self, Outcome},
 };
 
 /// Longest wait for a request's head from the end of the answer before, and so for the next request on a kept connection: a little more than the
@@ -57,6 +59,11 @@ const MAX_HEAD: usize = 64 << 10;
 const PING: Duration = Duration::from_secs(30);
 const PONG: Duration = Duration::from_secs(20);
 
+/// How long a handshake of TLS may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+type Ended = Result<(), Box<dyn Error + Send + Sync>>;
+
 /// Serves a connection until it ends.
 ///
 /// # Errors
@@ -66,17 +73,53 @@ pub(crate) async fn serve(
     stream: std::net::TcpStream,
     peer: SocketAddr,
     entry: Entry,
-) -> Result<(), Box<dyn Error + Send + Sync>> {
+) -> Ended {
     let _open = Raised::new(&server.metrics.connections);
     // Here, so that it is this core's.
     let stream = TcpStream::from_std(stream)?;
     let (client, mut stream) = Client::new(stream, server.origin(peer.ip()));
-    let first = timeout(HEADER_TIMEOUT, stream.is_http2());
-    let http2 = match server.stop.run_until_cancelled(first).await {
+    let first = timeout(HEADER_TIMEOUT, stream.begins());
+    let begins = match server.stop.run_until_cancelled(first).await {
         Some(Ok(told)) => told?,
         // Nothing has come, and nobody waits for an answer.
         Some(Err(_)) | None => return Ok(()),
     };
+    match begins {
+        // Boxed because it is large, and plain connections' futures would have room for it.
+        Begins::Tls if matches!(entry, Entry::Gateway) => {
+            Box::pin(secure(server, client, stream, entry)).await
+        }
+        begins => http(server, client, stream, begins == Begins::Http2, entry).await,
+    }
+}
+
+/// Shakes hands and serves what comes then.
+async fn secure(server: Arc<Server>, mut client: Client, stream: Stream, entry: Entry) -> Ended {
+    let accepting = tls::accept(stream, |host| server.proxy.certified(host));
+    let accepting = timeout(HANDSHAKE_TIMEOUT, accepting);
+    let accepted = match server.stop.run_until_cancelled(accepting).await {
+        Some(Ok(Ok(accepted))) => accepted,
+        Some(Ok(Err((outcome, error)))) => {
+            server.metrics.shaken(outcome);
+            return Err(error.into());
+        }
+        Some(Err(_)) => {
+            server.metrics.shaken(Outcome::Late);
+            return Ok(());
+        }
+        // Nothing was asked yet.
+        None => return Ok(()),
+    };
+    server.metrics.shaken(Outcome::Done);
+    client.secured(accepted.certified);
+    http(server, client, accepted.stream, accepted.http2, entry).await
+}
+
+/// Serves HTTP on a stream.
+async fn http<S>(server: Arc<Server>, client: Client, stream: S, http2: bool, entry: Entry) -> Ended
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let deadline = client.deadline.clone();
     let shared = Arc::new((client, entry, Arc::clone(&server.proxy)));
     let service = service_fn(move |request: Request<Incoming>| {

@@ -21,6 +21,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
@@ -30,6 +31,7 @@ use crate::{
     follow::Follower,
     metrics::{Metrics, Raised},
     operators::{Operators, Outbox, OutboxBody},
+    tls::{self, ControlFiles},
 };
 
 /// Connections served at once. An installation has a handful of operator replicas; while one is replaced it may have two.
@@ -54,6 +56,8 @@ pub(crate) struct Control {
     pub(crate) operators: Arc<Operators>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) token_file: PathBuf,
+    /// If the port has TLS.
+    pub(crate) tls: Option<ControlFiles>,
     /// Name of this activator's pod.
     pub(crate) name: String,
     /// Ends all streams.
@@ -91,6 +95,25 @@ async fn connection(stream: TcpStream, control: Arc<Control>) {
     if stream.set_nodelay(true).is_err() {
         return;
     }
+    let Some(files) = &control.tls else {
+        return streams(stream, control).await;
+    };
+    let acceptor = match tls::acceptor(files) {
+        Ok(acceptor) => acceptor,
+        Err(error) => return tracing::error!(error, "the control port's certificate is no good"),
+    };
+    match tokio::time::timeout(AUTHORIZE_WITHIN, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => streams(stream, control).await,
+        Ok(Err(error)) => tracing::info!(%error, "an operator was not shaken hands with"),
+        Err(_) => tracing::debug!("a handshake on the control port took too long"),
+    }
+}
+
+/// Serves the control streams of a connection.
+async fn streams<S>(stream: S, control: Arc<Control>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let authorized = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&authorized);
     let service = service_fn(move |request| {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crds::{
-    control::{Backends, Route, ToActivator, encode},
+    control::{Backends, Certificate, Route, ToActivator, encode},
     names::FunctionKey,
 };
 use parking_lot::Mutex;
@@ -50,6 +50,7 @@ struct Session {
 struct Told {
     route: Option<Route>,
     backends: Option<Backends>,
+    certificate: Option<Arc<Certificate>>,
 }
 
 impl Follower {
@@ -126,6 +127,18 @@ impl Session {
                 self.picture.entry(key.clone()).or_default().backends = Some(backends);
                 Change::Function(key)
             }
+            ToActivator::Certificate(certificate) => {
+                let key = certificate.function.clone();
+                let told = self.picture.entry(key.clone()).or_default();
+                told.certificate = Some(Arc::new(certificate));
+                Change::Function(key)
+            }
+            ToActivator::NoCertificate { function } => {
+                if let Some(told) = self.picture.get_mut(&function) {
+                    told.certificate = None;
+                }
+                Change::Function(function)
+            }
             ToActivator::Remove { function } => {
                 self.picture.remove(&function);
                 Change::Function(function)
@@ -190,7 +203,7 @@ impl State {
     fn apply(&mut self, key: &FunctionKey) {
         let session = self.followed.and_then(|id| self.sessions.get(&id));
         let told = session.and_then(|session| session.picture.get(key));
-        let hosts_changed = match told {
+        let shared_changed = match told {
             // Without a route there is nothing to serve yet.
             Some(told) if told.route.is_none() => false,
             Some(_) => self.apply_route(key),
@@ -199,12 +212,12 @@ impl State {
                 true
             }
         };
-        if hosts_changed {
+        if shared_changed {
             self.functions.publish();
         }
     }
 
-    /// Returns whether the Function's hosts have changed.
+    /// Returns whether the Function's hosts or its certificate have changed.
     fn apply_route(&mut self, key: &FunctionKey) -> bool {
         let session = self.followed.and_then(|id| self.sessions.get(&id));
         let Some(told) = session.and_then(|session| session.picture.get(key)) else {
@@ -213,9 +226,10 @@ impl State {
         let Some(route) = &told.route else {
             return false;
         };
-        let (function, hosts_changed) = self.functions.apply(route, told.backends.as_ref());
+        let (backends, certificate) = (told.backends.as_ref(), told.certificate.as_ref());
+        let (function, shared_changed) = self.functions.apply(route, backends, certificate);
         self.ports.open(&function, route.port);
-        hosts_changed
+        shared_changed
     }
 
     fn remove(&mut self, key: &FunctionKey) {

@@ -7,18 +7,20 @@ use std::{
 
 use arc_swap::ArcSwap;
 use crds::{
-    control::{Backends, Route},
+    control::{Backends, Certificate, Route},
     names::FunctionKey,
 };
 use parking_lot::Mutex;
 
-use crate::{function::Function, metrics::Metrics, operators::Operators, stats::Surges};
+use crate::{
+    function::Function, metrics::Metrics, operators::Operators, stats::Surges, tls::Certified,
+};
 
 /// All Functions that this activator knows.
 pub(crate) struct Functions {
     all: Mutex<BTreeMap<FunctionKey, Known>>,
     /// Read by every request on the shared port, written when a route changes.
-    hosts: ArcSwap<HashMap<String, Arc<Function>>>,
+    shared: ArcSwap<Shared>,
     /// Name of this activator.
     name: Arc<str>,
     max_held: usize,
@@ -30,6 +32,35 @@ pub(crate) struct Functions {
 struct Known {
     function: Arc<Function>,
     hosts: Vec<String>,
+    /// What was told last, and what was made of it.
+    certificate: Option<Arc<Certificate>>,
+    certified: Option<Arc<Certified>>,
+}
+
+impl Known {
+    /// Takes over what is told; returns whether it is new.
+    fn certify(&mut self, told: Option<&Arc<Certificate>>) -> bool {
+        if self.certificate.as_ref() == told {
+            return false;
+        }
+        let read = |told: &Arc<Certificate>| match Certified::new(told) {
+            Ok(certified) => Some(Arc::new(certified)),
+            Err(error) => {
+                tracing::warn!(function = %told.function, error, "a certificate cannot be used");
+                None
+            }
+        };
+        self.certified = told.and_then(read);
+        self.certificate = told.cloned();
+        true
+    }
+}
+
+/// What the shared port knows, by host in lower case.
+#[derive(Default)]
+struct Shared {
+    hosts: HashMap<String, Arc<Function>>,
+    certified: HashMap<String, Arc<Certified>>,
 }
 
 impl Functions {
@@ -42,7 +73,7 @@ impl Functions {
     ) -> Self {
         Self {
             all: Mutex::default(),
-            hosts: ArcSwap::default(),
+            shared: ArcSwap::default(),
             name: name.into(),
             max_held,
             operators,
@@ -58,18 +89,21 @@ impl Functions {
 
     /// The Function that `host` chooses, in whatever case it is written.
     pub(crate) fn by_host(&self, host: &str) -> Option<Arc<Function>> {
-        let hosts = self.hosts.load();
-        if host.bytes().any(|b| b.is_ascii_uppercase()) {
-            return hosts.get(&host.to_ascii_lowercase()).cloned();
-        }
-        hosts.get(host).cloned()
+        find(&self.shared.load().hosts, host)
     }
 
-    /// Adds or changes a Function. A change of hosts counts only after [`publish`](Self::publish); returns whether there is one.
+    /// The certificate for `host`, in whatever case it is written.
+    pub(crate) fn certified(&self, host: &str) -> Option<Arc<Certified>> {
+        find(&self.shared.load().certified, host)
+    }
+
+    /// Adds or changes a Function. A change of hosts or of the certificate counts only after [`publish`](Self::publish); returns whether
+    /// there is one.
     pub(crate) fn apply(
         &self,
         route: &Route,
         backends: Option<&Backends>,
+        certificate: Option<&Arc<Certificate>>,
     ) -> (Arc<Function>, bool) {
         let mut all = self.all.lock();
         let known = all.entry(route.function.clone()).or_insert_with(|| Known {
@@ -82,10 +116,13 @@ impl Functions {
                 &self.surges,
             ),
             hosts: Vec::new(),
+            certificate: None,
+            certified: None,
         });
-        let changed = known.hosts != route.hosts;
-        if changed {
+        let mut changed = known.certify(certificate);
+        if known.hosts != route.hosts {
             known.hosts.clone_from(&route.hosts);
+            changed = true;
         }
         let function = Arc::clone(&known.function);
         self.count(all.len());
@@ -105,17 +142,34 @@ impl Functions {
         }
     }
 
-    /// Lets requests on the shared port see the present hosts. When two Functions want one host, the first by name has it.
+    /// Lets requests on the shared port see the present hosts and certificates. Operators give a host to one Function; while it changes hands two
+    /// may have it for a moment, and the first by name is taken. A certificate counts for hosts of its own Function only.
     pub(crate) fn publish(&self) {
-        let mut hosts = HashMap::new();
-        for known in self.all.lock().values() {
+        let mut shared = Shared::default();
+        let all = self.all.lock();
+        for known in all.values() {
             for host in &known.hosts {
+                let hosts = &mut shared.hosts;
                 hosts
                     .entry(host.clone())
                     .or_insert_with(|| Arc::clone(&known.function));
             }
         }
-        self.hosts.store(Arc::new(hosts));
+        for known in all.values() {
+            let Some((told, certified)) = known.certificate.as_ref().zip(known.certified.as_ref())
+            else {
+                continue;
+            };
+            for host in &told.hosts {
+                let owner = shared.hosts.get(host);
+                if owner.is_some_and(|owner| Arc::ptr_eq(owner, &known.function)) {
+                    let certified = Arc::clone(certified);
+                    shared.certified.insert(host.clone(), certified);
+                }
+            }
+        }
+        drop(all);
+        self.shared.store(Arc::new(shared));
     }
 
     /// Every Function.
@@ -130,4 +184,11 @@ impl Functions {
         let functions = i64::try_from(functions).unwrap_or(i64::MAX);
         self.metrics.functions.set(functions);
     }
+}
+
+fn find<T: Clone>(hosts: &HashMap<String, T>, host: &str) -> Option<T> {
+    if host.bytes().any(|b| b.is_ascii_uppercase()) {
+        return hosts.get(&host.to_ascii_lowercase()).cloned();
+    }
+    hosts.get(host).cloned()
 }

@@ -24,6 +24,9 @@ const FATAL_PATIENCE: Duration = Duration::from_secs(5);
 /// `cargo e2e bench held`, rounded up.
 const WAITING: usize = 16 << 10;
 
+/// The same of a connection with TLS: a record on its way in and one on its way out.
+const TLS: usize = 32 << 10;
+
 /// A request that may have to wait, more than once if its pod turns out unreachable.
 pub(crate) struct Hold<'a> {
     function: &'a Arc<Function>,
@@ -94,7 +97,8 @@ impl<'a> Hold<'a> {
 
     fn place(&self, bytes: usize) -> Result<Place, Refusal> {
         let namespace = &self.function.namespace;
-        let entered = self.budget.enter(namespace, WAITING + bytes);
+        let tls = self.client.certified.as_ref().map_or(0, |_| TLS);
+        let entered = self.budget.enter(namespace, WAITING + tls + bytes);
         entered.map_err(|OverBudget| self.over_budget())
     }
 

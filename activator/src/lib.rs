@@ -37,6 +37,7 @@ mod sender;
 mod serve;
 mod stats;
 mod timing;
+mod tls;
 mod tunnel;
 mod veto;
 
@@ -60,7 +61,7 @@ use tokio_util::{
 use crate::{
     access::Access, control::Control, cores::Cores, follow::Follower, functions::Functions,
     metrics::Metrics, operators::Operators, ports::Ports, proxy::Entry, proxy::Proxy,
-    serve::Server, stats::Surges,
+    serve::Server, stats::Surges, tls::ControlFiles,
 };
 pub use crate::{
     args::Args,
@@ -153,6 +154,7 @@ impl Activator {
             operators: Arc::clone(&operators),
             metrics,
             token_file: args.control_token_file.clone(),
+            tls: control_files(&args),
             name: args.pod_name.clone(),
             stop: stop_background.clone(),
         });
@@ -206,6 +208,13 @@ impl Activator {
         self.background.close();
         self.background.wait().await;
     }
+}
+
+fn control_files(args: &Args) -> Option<ControlFiles> {
+    Some(ControlFiles {
+        certificate: args.control_certificate_file.clone()?,
+        key: args.control_key_file.clone()?,
+    })
 }
 
 /// As many as this process may use, by its affinity and its cgroup.

@@ -9,7 +9,7 @@ use prometheus::{
     core::Collector,
 };
 
-use crate::answer::Reason;
+use crate::{answer::Reason, tls::Outcome};
 
 /// Seconds; from a warm request on the same node to a cold start that just makes it.
 const SECONDS: [f64; 14] = [
@@ -56,6 +56,8 @@ pub(crate) struct Metrics {
     pub(crate) resident: IntGauge,
     /// 1 while work is refused because memory runs out.
     pub(crate) shedding: IntGauge,
+    /// Handshakes of TLS, in the order of [`Outcome::ALL`].
+    handshakes: [IntCounter; Outcome::ALL.len()],
 }
 
 impl Metrics {
@@ -88,6 +90,16 @@ impl Metrics {
                 Opts::new(
                     "ebb_activator_upstream_connects_total",
                     "Connections opened to pods, by result.",
+                ),
+                &["result"],
+            )?,
+        )?;
+        let handshakes = registered(
+            registry,
+            IntCounterVec::new(
+                Opts::new(
+                    "ebb_activator_tls_handshakes_total",
+                    "Handshakes of TLS on the shared port, by how they ended.",
                 ),
                 &["result"],
             )?,
@@ -150,6 +162,7 @@ impl Metrics {
                 "ebb_activator_shedding",
                 "1 while new connections and requests are refused because memory runs out.",
             )?,
+            handshakes: Outcome::ALL.map(|outcome| handshakes.with_label_values(&[outcome.name()])),
         })
     }
 
@@ -159,6 +172,10 @@ impl Metrics {
 
     pub(crate) fn refused(&self, reason: Reason) {
         self.refused[reason as usize].inc();
+    }
+
+    pub(crate) fn shaken(&self, outcome: Outcome) {
+        self.handshakes[outcome as usize].inc();
     }
 
     pub(crate) fn cold_start(&self, phases: &Phases) {
@@ -215,6 +232,9 @@ mod tests {
                 reason as usize, index,
                 "the order of ALL is that of the enum"
             );
+        }
+        for (index, outcome) in Outcome::ALL.into_iter().enumerate() {
+            assert_eq!(outcome as usize, index, "{outcome:?}");
         }
         let registry = Registry::new();
         let metrics = Metrics::new(&registry).expect("names are valid and distinct");

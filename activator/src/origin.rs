@@ -20,6 +20,8 @@ pub(crate) struct Origin {
     /// The same as RFC 7239 writes it.
     node: String,
     trusted: bool,
+    /// What the client speaks.
+    proto: &'static str,
 }
 
 impl Origin {
@@ -36,7 +38,13 @@ impl Origin {
                 .unwrap_or_else(|_| HeaderValue::from_static("unknown")),
             node,
             trusted,
+            proto: "http",
         }
+    }
+
+    /// The client speaks TLS.
+    pub(crate) fn secure(&mut self) {
+        self.proto = "https";
     }
 
     /// Adds the headers to a request whose `Host` is right.
@@ -52,7 +60,7 @@ impl Origin {
         append(headers, header::FORWARDED, forwarded);
         // A trusted proxy knows better what the client spoke and whom it asked for.
         if !headers.contains_key(PROTO) {
-            headers.insert(PROTO, HeaderValue::from_static("http"));
+            headers.insert(PROTO, HeaderValue::from_static(self.proto));
         }
         if let Some(host) = host.filter(|_| !headers.contains_key(HOST)) {
             headers.insert(HOST, host);
@@ -71,7 +79,8 @@ impl Origin {
             text.extend_from_slice(host);
             text.push(b'"');
         }
-        text.extend_from_slice(b";proto=http");
+        text.extend_from_slice(b";proto=");
+        text.extend_from_slice(self.proto.as_bytes());
         // All parts are visible ASCII.
         HeaderValue::from_bytes(&text).unwrap_or_else(|_| self.address.clone())
     }

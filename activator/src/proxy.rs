@@ -26,6 +26,7 @@ use crate::{
     metrics::Metrics,
     pod::Pod,
     timing,
+    tls::Certified,
     tunnel::{self, Tunnels, Upgrade},
 };
 
@@ -76,6 +77,11 @@ impl Proxy {
         self.leaving.store(true, Ordering::Relaxed);
     }
 
+    /// The certificate for a host that a client names.
+    pub(crate) fn certified(&self, host: &str) -> Option<Arc<Certified>> {
+        self.functions.certified(host)
+    }
+
     /// Answers a request.
     ///
     /// # Errors
@@ -93,7 +99,7 @@ impl Proxy {
             metrics: &self.metrics,
             line: self.access.begin(client, &request, &id),
         };
-        let admitted = self.admit().and_then(|()| self.route(entry, &request));
+        let admitted = self.admit().and_then(|()| self.route(client, entry, &request));
         let answered = match admitted {
             Ok(function) => {
                 let line = &mut unanswered.line;
@@ -139,17 +145,32 @@ impl Proxy {
         Err(Refusal::new(Reason::LowMemory, text))
     }
 
-    fn route(&self, entry: &Entry, request: &Request<Incoming>) -> Result<Arc<Function>, Refusal> {
+    fn route(
+        &self,
+        client: &Client,
+        entry: &Entry,
+        request: &Request<Incoming>,
+    ) -> Result<Arc<Function>, Refusal> {
         if let Entry::Function(function) = entry {
             return Ok(Arc::clone(function));
         }
         let host = headers::host(request).unwrap_or_default();
-        self.functions.by_host(host).ok_or_else(|| {
+        let function = self.functions.by_host(host).ok_or_else(|| {
             let text = format!(
                 "no Function has the host {host:?}: send a Host such as NAME.NAMESPACE, or add it to a Function's hosts"
             );
             Refusal::new(Reason::UnknownHost, text)
-        })
+        })?;
+        if let Some(shown) = &client.certified {
+            let own = self.functions.certified(host);
+            if !own.is_some_and(|own| shown.serves(&own)) {
+                let text = format!(
+                    "the certificate of this connection is not one for {host:?}: open another connection for it"
+                );
+                return Err(Refusal::new(Reason::Misdirected, text));
+            }
+        }
+        Ok(function)
     }
 
     /// Brings the request to a pod and the answer back.

@@ -18,16 +18,22 @@ pub enum ConditionType {
     Active,
     /// The count follows the load; `False` while somebody else changes it.
     ScalingActive,
+    /// Every name of `spec.hosts` leads to this Function. Only of Functions that have some.
+    HostsClaimed,
+    /// The certificate of `spec.tls` is served, and good. Only of Functions that have one.
+    CertificateReady,
 }
 
 impl ConditionType {
     /// All, in the order in which people read them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Ready,
         Self::RevisionReady,
         Self::Routed,
         Self::Active,
         Self::ScalingActive,
+        Self::HostsClaimed,
+        Self::CertificateReady,
     ];
 
     /// The condition's name in the API.
@@ -38,6 +44,8 @@ impl ConditionType {
             Self::Routed => "Routed",
             Self::Active => "Active",
             Self::ScalingActive => "ScalingActive",
+            Self::HostsClaimed => "HostsClaimed",
+            Self::CertificateReady => "CertificateReady",
         }
     }
 }
@@ -81,6 +89,30 @@ pub enum Reason {
     ServiceConflict,
     /// All ports for Functions are taken.
     NoPortLeft,
+    /// All host names lead to this Function.
+    HostsLeadHere,
+    /// A host name belongs to another Function.
+    HostTaken,
+    /// A host name is one that Services of the cluster have.
+    HostReserved,
+    /// The certificate is served and covers all hosts.
+    CertificateServed,
+    /// The Secret is being read.
+    ReadingSecret,
+    /// This installation serves no TLS.
+    TlsDisabled,
+    /// There is no such Secret.
+    SecretNotFound,
+    /// The Secret has another type, or its certificate or key cannot be read.
+    SecretInvalid,
+    /// The key is not the certificate's.
+    CertificateKeyMismatch,
+    /// The certificate is served, but is too old.
+    CertificateExpired,
+    /// The certificate is served, but is not valid before a time to come.
+    CertificateNotYetValid,
+    /// The certificate does not cover a host, which therefore has no TLS.
+    HostNotCovered,
 }
 
 impl Reason {
@@ -105,6 +137,18 @@ impl Reason {
             Self::ReplicasChangedByOther => "ReplicasChangedByOther",
             Self::ServiceConflict => "ServiceConflict",
             Self::NoPortLeft => "NoPortLeft",
+            Self::HostsLeadHere => "HostsLeadHere",
+            Self::HostTaken => "HostTaken",
+            Self::HostReserved => "HostReserved",
+            Self::CertificateServed => "CertificateServed",
+            Self::ReadingSecret => "ReadingSecret",
+            Self::TlsDisabled => "TlsDisabled",
+            Self::SecretNotFound => "SecretNotFound",
+            Self::SecretInvalid => "SecretInvalid",
+            Self::CertificateKeyMismatch => "CertificateKeyMismatch",
+            Self::CertificateExpired => "CertificateExpired",
+            Self::CertificateNotYetValid => "CertificateNotYetValid",
+            Self::HostNotCovered => "HostNotCovered",
         }
     }
 }

@@ -1,11 +1,11 @@
 //! The control stream: what the operator and the activators tell each other.
 //!
-//! Every operator replica opens one HTTP/2 request to each activator ([`PATH`], with a bearer token) and keeps it open. Its request
+//! Every operator replica opens one HTTP/2 request to each activator ([`PATH`], with a bearer token, over TLS by [`SERVER_NAME`]) and keeps it open. Its request
 //! body carries [`ToActivator`] frames, its response body [`ToOperator`] frames, each a line of JSON. A new stream starts with
-//! the full state (`Route` and `Backends` of each Function), then [`ToActivator::Synced`], then changes. A receiver that does
+//! the full state (`Route`, `Backends` and, if it has one, `Certificate` of each Function), then [`ToActivator::Synced`], then changes. A receiver that does
 //! not know a frame's type skips it, so that a rolling upgrade can add frames.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -13,6 +13,12 @@ use crate::names::FunctionKey;
 
 /// Path of the control stream on the activator's control port.
 pub const PATH: &str = "/control/v1";
+
+/// The name in the certificate of every activator's control port: operators know activators by address, and the certificate by this.
+pub const SERVER_NAME: &str = "activator.ebb.internal";
+
+/// Longest certificate chain and private key together, in bytes of PEM. However JSON escapes them, a frame has room.
+pub const MAX_CERTIFICATE: usize = 64 << 10;
 
 /// Longest frame in bytes, newline included. The largest real one is `Backends` of a Function with a thousand pods, about 200 kB.
 pub const MAX_FRAME: usize = 1 << 20;
@@ -25,6 +31,13 @@ pub enum ToActivator {
     Route(Route),
     /// The whole set of a Function's pods, as it is now.
     Backends(Backends),
+    /// A Function's hosts have TLS, with this certificate from now on.
+    Certificate(Certificate),
+    /// A Function's hosts have TLS no longer.
+    NoCertificate {
+        /// Which Function.
+        function: FunctionKey,
+    },
     /// The Function is gone: what waits for it is answered 503, what is in flight may finish.
     Remove {
         /// Which Function.
@@ -75,6 +88,31 @@ pub struct Route {
 
 fn yes() -> bool {
     true
+}
+
+/// The certificate for hosts of a Function on the shared port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Certificate {
+    /// Which Function.
+    pub function: FunctionKey,
+    /// Hosts that it is served for; of them only those count that the Function's [`Route`] has, too.
+    pub hosts: Vec<String>,
+    /// The certificate and those that it was issued by, in PEM.
+    pub chain_pem: String,
+    /// Its private key in PEM.
+    pub key_pem: PrivateKey,
+}
+
+/// A private key, which shows nothing of itself when it is printed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PrivateKey(pub String);
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PrivateKey(hidden)")
+    }
 }
 
 /// A revision's share of the traffic.
@@ -426,8 +464,8 @@ pub enum FrameError {
     Malformed(String),
 }
 
-impl std::fmt::Display for FrameError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for FrameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooLong => write!(f, "a control frame is longer than {MAX_FRAME} bytes"),
             Self::Malformed(why) => write!(f, "a control frame cannot be read: {why}"),
@@ -516,6 +554,21 @@ mod tests {
         assert_eq!(decoder.next_frame(), Ok(Some(ToOperator::Unknown)));
         assert_eq!(decoder.next_frame(), Ok(Some(wake("hello", 1))));
         assert_eq!(decoder.next_frame::<ToOperator>(), Ok(None));
+    }
+
+    #[test]
+    fn a_certificate_fits_a_frame_and_does_not_show_its_key() {
+        let certificate = Certificate {
+            function: FunctionKey::new("shop", "hello"),
+            hosts: vec!["a".repeat(253); 16],
+            chain_pem: "\n".repeat(MAX_CERTIFICATE),
+            key_pem: PrivateKey("secret".into()),
+        };
+        let frame = ToActivator::Certificate(certificate);
+        assert!(!format!("{frame:?}").contains("secret"));
+        let mut decoder = Decoder::default();
+        decoder.push(&encode(&frame));
+        assert_eq!(decoder.next_frame(), Ok(Some(frame)));
     }
 
     #[test]

@@ -41,7 +41,8 @@ pub const DEFAULT_PORT: u16 = 8080;
 )]
 #[x_kube(
     validation = Rule::new("has(self.port) || self.template.spec.containers.map(c, has(c.ports) ? c.ports.size() : 0).sum() <= 1 || self.template.spec.containers.map(c, has(c.ports) ? c.ports.filter(p, has(p.name) && p.name in ['http', 'h2c']).size() : 0).sum() == 1").message("the template has several ports: name exactly one of them 'http' (or 'h2c'), or set spec.port to the one that serves"),
-    validation = Rule::new("!has(self.port) || type(self.port) == int || self.template.spec.containers.exists_one(c, has(c.ports) && c.ports.exists_one(p, has(p.name) && p.name == self.port))").message("spec.port names a port that exactly one container must declare under ports[].name")
+    validation = Rule::new("!has(self.port) || type(self.port) == int || self.template.spec.containers.exists_one(c, has(c.ports) && c.ports.exists_one(p, has(p.name) && p.name == self.port))").message("spec.port names a port that exactly one container must declare under ports[].name"),
+    validation = Rule::new("!has(self.tls) || (has(self.hosts) && self.hosts.size() > 0)").message("spec.tls needs spec.hosts: the certificate is served to clients that ask for one of them")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct FunctionSpec {
@@ -72,6 +73,22 @@ pub struct FunctionSpec {
     #[x_kube(validation = Rule::new("self >= 1 && self <= 1000").message("concurrencyLimit is between 1 and 1000"))]
     pub concurrency_limit: Option<i32>,
 
+    /// Further host names that lead to this Function on the port that all Functions share (Service ebb-gateway): lower case DNS names such as
+    /// shop.example.com, at most 16, without port; wildcards are not supported. A name that another Function has already stays with that one; if
+    /// both are new, the older Function gets it. The condition HostsClaimed says which names this one did not get.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(
+        validation = Rule::new("self.all(h, !h.contains('*'))").message("wildcards are not supported in spec.hosts: list each name"),
+        validation = Rule::new("self.all(h, h.contains('*') || h.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?([.][a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)+$'))").message("spec.hosts has DNS names in lower case with at least one dot, such as shop.example.com, without scheme, port and path"),
+        validation = Rule::new("self.all(h, !h.matches('[.][0-9]+$'))").message("spec.hosts has names, not IP addresses")
+    )]
+    #[schemars(schema_with = "schema::hosts")]
+    pub hosts: Vec<String>,
+
+    /// TLS for spec.hosts on the shared port. Needs gateway.tls.enabled in Ebb's chart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+
     /// How many pods run.
     #[serde(default)]
     pub scale: Scale,
@@ -79,6 +96,17 @@ pub struct FunctionSpec {
     /// How long things may take.
     #[serde(default)]
     pub timeouts: Timeouts,
+}
+
+/// TLS for the hosts of a Function.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tls {
+    /// Name of a Secret of type kubernetes.io/tls in the Function's namespace: the certificate, with its chain, in tls.crt and the key in tls.key. When it
+    /// changes, new connections get the new certificate. The condition CertificateReady says what is wrong with it, if anything.
+    #[x_kube(validation = Rule::new("self.size() <= 253 && self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("spec.tls.secretName is the name of a Secret"))]
+    #[schemars(length(max = 253))]
+    pub secret_name: String,
 }
 
 /// A pod template.
@@ -152,7 +180,8 @@ pub struct FunctionStatus {
 
     /// Ready: requests are answered (True/ScaledToZero is healthy: a pod starts with the next request). RevisionReady: the
     /// latest template starts. Routed: the Function's Service leads to Ebb's activators. Active: pods run.
-    /// ScalingActive: the count follows the load (False while somebody else changes it).
+    /// ScalingActive: the count follows the load (False while somebody else changes it). Only with spec.hosts, HostsClaimed: all of them lead here.
+    /// Only with spec.tls, CertificateReady: its certificate is served and good.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -160,6 +189,10 @@ pub struct FunctionStatus {
     /// Where the Function is reached inside the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+
+    /// Names of spec.hosts that lead here. They stay with this Function for as long as it lists them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
 
     /// Pods that there should be, over all revisions.
     #[serde(default)]

@@ -88,6 +88,16 @@ pub(crate) fn duration(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// Schema of host names: bounded, because CEL's cost is estimated from the bounds.
+pub(crate) fn hosts(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 16,
+        "x-kubernetes-list-type": "set",
+        "items": {"type": "string", "maxLength": 253},
+    })
+}
+
 /// Schema of a port: a number or a name.
 pub(crate) fn int_or_string(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = generator.subschema_for::<IntOrString>().to_value();

@@ -14,4 +14,5 @@ mod memory;
 mod shutdown;
 mod support;
 mod timeouts;
+mod tls;
 mod upgrade;

@@ -9,7 +9,12 @@ use http_body_util::{BodyExt as _, channel::Channel};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::sync::Mutex;
-use tokio::{net::TcpStream, task::JoinHandle, time::Instant};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    task::JoinHandle,
+    time::Instant,
+};
 
 use super::eventually;
 
@@ -38,9 +43,30 @@ impl Operator {
     /// Opens a stream; the error is the status that refuses it.
     pub(crate) async fn try_connect(address: SocketAddr, token: &str) -> Result<Self, StatusCode> {
         let stream = TcpStream::connect(address).await.unwrap();
+        Self::try_over(stream, address, token).await.unwrap()
+    }
+
+    /// Opens a stream over this connection.
+    pub(crate) async fn over<S>(stream: S, address: SocketAddr) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let opened = Self::try_over(stream, address, TOKEN).await;
+        opened.unwrap().unwrap()
+    }
+
+    /// The same; `None` if the other side speaks something else.
+    pub(crate) async fn try_over<S>(
+        stream: S,
+        address: SocketAddr,
+        token: &str,
+    ) -> Option<Result<Self, StatusCode>>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
             .await
-            .unwrap();
+            .ok()?;
         let connection = tokio::spawn(async move {
             let _ = connection.await;
         });
@@ -49,17 +75,17 @@ impl Operator {
             .header("authorization", format!("Bearer {token}"))
             .body(body)
             .unwrap();
-        let response = sender.send_request(request).await.unwrap();
+        let response = sender.send_request(request).await.ok()?;
         if response.status() != StatusCode::OK {
-            return Err(response.status());
+            return Some(Err(response.status()));
         }
         let seen = Arc::default();
         let reading = tokio::spawn(read(response.into_body(), Arc::clone(&seen)));
-        Ok(Self {
+        Some(Ok(Self {
             out,
             seen,
             tasks: vec![connection, reading],
-        })
+        }))
     }
 
     pub(crate) async fn tell(&mut self, frame: ToActivator) {
