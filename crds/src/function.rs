@@ -216,6 +216,11 @@ pub struct FunctionStatus {
 }
 
 impl Function {
+    /// Name of the Secret with its certificate.
+    pub fn secret_name(&self) -> Option<&str> {
+        Some(&self.spec.tls.as_ref()?.secret_name)
+    }
+
     /// Which Function this is.
     pub fn key(&self) -> FunctionKey {
         FunctionKey::new(

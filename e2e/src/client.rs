@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,7 +14,17 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::BoxBody};
 use hyper::{body::Frame, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, task::JoinHandle};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::aws_lc_rs::default_provider,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    task::JoinHandle,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// A request body.
 pub type Body = BoxBody<Bytes, Infallible>;
@@ -80,6 +91,23 @@ impl Connection {
             .await
             .with_context(|| format!("cannot connect to {address}"))?;
         stream.set_nodelay(true)?;
+        Self::over(stream, host).await
+    }
+
+    /// Connects with TLS to a host that must have this certificate.
+    pub async fn secure(
+        address: SocketAddr,
+        host: &str,
+        trusted: &CertificateDer<'_>,
+    ) -> Result<Self> {
+        let stream = shake_hands(address, host, [trusted.clone().into_owned()]).await?;
+        Self::over(stream, host).await
+    }
+
+    async fn over<S>(stream: S, host: &str) -> Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let driver = tokio::spawn(async move {
             // Its errors reach the requests.
@@ -123,6 +151,35 @@ impl Connection {
     pub async fn get(&mut self, path: &str) -> Result<Answer> {
         self.send(Method::GET, path, empty()).await
     }
+}
+
+/// Shakes hands with who must have a certificate of this PEM for `name`.
+pub async fn shake(address: SocketAddr, name: &str, pem: &[u8]) -> Result<()> {
+    let trusted = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>()?;
+    shake_hands(address, name, trusted).await.map(drop)
+}
+
+async fn shake_hands(
+    address: SocketAddr,
+    name: &str,
+    trusted: impl IntoIterator<Item = CertificateDer<'static>>,
+) -> Result<TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    for certificate in trusted {
+        roots.add(certificate)?;
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = TcpStream::connect(address)
+        .await
+        .with_context(|| format!("cannot connect to {address}"))?;
+    stream.set_nodelay(true)?;
+    let name = ServerName::try_from(name.to_owned())?;
+    Ok(TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await?)
 }
 
 /// A GET on a connection of its own.

@@ -41,6 +41,8 @@ pub async fn install(cluster: &Cluster, progress: &Progress) -> Result<Installed
         "--timeout",
         "2m",
         "--set",
+        "gateway.tls.enabled=true",
+        "--set",
         &operator,
         "--set",
         &activator,

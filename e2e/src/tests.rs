@@ -13,6 +13,7 @@ mod rollouts;
 mod runner;
 mod scaling;
 mod streams;
+mod tls;
 
 use futures::future::LocalBoxFuture;
 
@@ -78,6 +79,10 @@ fn all() -> Vec<Case> {
     ], alone: [
         activator_deleted_during_a_cold_start, leader_killed_while_warm, leader_killed_during_a_cold_start, no_activator_leaves_the_way_open,
     ]));
+    all.extend(cases!(tls, together: [
+        a_new_secret_is_for_new_connections, a_secret_that_is_no_certificate_is_told, a_host_belongs_to_one_function,
+        control_streams_have_tls,
+    ], alone: []));
     all.extend(cases!(limits, together: [], alone: [no_two_requests_meet_in_a_pod]));
     all.extend(cases!(packaging, together: [
         pods_are_restricted_and_the_data_plane_has_no_token, metrics_are_the_documented_ones, rights_are_least,

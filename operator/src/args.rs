@@ -61,6 +61,13 @@ pub struct Run {
     /// File with the bearer token of the control streams.
     #[arg(long, env = "EBB_CONTROL_TOKEN_FILE")]
     pub control_token_file: PathBuf,
+    /// File with the certificate, in PEM, of the activators' control ports; operators trust it alone, and it must be for the name
+    /// activator.ebb.internal. Read again for each stream. Without it streams have no TLS.
+    #[arg(long, env = "EBB_CONTROL_CERTIFICATE_FILE")]
+    pub control_certificate_file: Option<PathBuf>,
+    /// Whether Functions may have TLS, for which Secrets are read. Needs a control certificate, since private keys are sent to the activators.
+    #[arg(long, env = "EBB_GATEWAY_TLS", default_value_t = false, action = clap::ArgAction::Set)]
+    pub gateway_tls: bool,
     /// DNS domain of the cluster.
     #[arg(long, env = "EBB_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,

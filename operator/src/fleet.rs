@@ -6,24 +6,31 @@
 pub mod discover;
 pub mod owners;
 pub mod render;
+mod secure;
 pub mod session;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
 use crds::{
-    control::{Backends, Route, ToActivator, encode},
+    control::{Backends, Certificate, Route, ToActivator, encode},
     names::FunctionKey,
 };
 use parking_lot::Mutex;
 use tokio::{sync::mpsc, time::Instant};
 
-use crate::scaler::unit::keeping::Candidate;
+use crate::{
+    certificates::{Wanted, pair::Pair},
+    scaler::unit::keeping::Candidate,
+};
 
 /// Frames that may wait for one activator. A burst of changes of a thousand Functions fits; an activator that is further behind is
 /// stuck, and gets a new stream and the full state instead.
@@ -51,6 +58,19 @@ pub struct Fleet {
     next_session: AtomicU64,
 }
 
+/// What activators must know of a Function.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// How requests reach it.
+    pub route: Route,
+    /// Its pods.
+    pub backends: Backends,
+    /// Its certificate.
+    pub certificate: Wanted,
+    /// The hosts that it claims and has, which the certificate is for.
+    pub hosts: Vec<String>,
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     published: BTreeMap<FunctionKey, Published>,
@@ -64,10 +84,44 @@ struct Inner {
     alone_since: Option<Instant>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 struct Published {
     route: Bytes,
     backends: Bytes,
+    certificate: Option<Told>,
+}
+
+/// Shows nothing: among what is told are private keys.
+impl std::fmt::Debug for Published {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Published")
+    }
+}
+
+/// A certificate that activators were told, and what it was made of.
+#[derive(Clone)]
+struct Told {
+    pair: Arc<Pair>,
+    hosts: Vec<String>,
+    frame: Bytes,
+}
+
+impl Told {
+    fn new(key: &FunctionKey, pair: Arc<Pair>, hosts: Vec<String>) -> Self {
+        let covered = hosts.iter().filter(|host| pair.covers(host));
+        let certificate = Certificate {
+            function: key.clone(),
+            hosts: covered.cloned().collect(),
+            chain_pem: pair.chain_pem.clone(),
+            key_pem: pair.key_pem.clone(),
+        };
+        let frame = encode(&ToActivator::Certificate(certificate)).into();
+        Self { pair, hosts, frame }
+    }
+
+    fn is_of(&self, pair: &Arc<Pair>, hosts: &[String]) -> bool {
+        Arc::ptr_eq(&self.pair, pair) && self.hosts == hosts
+    }
 }
 
 #[derive(Debug)]
@@ -79,7 +133,6 @@ struct Session {
 }
 
 /// A new session's outgoing frames: the full state, then what comes.
-#[derive(Debug)]
 pub struct Outgoing {
     /// Frames of the full state.
     pub first: Vec<Bytes>,
@@ -89,9 +142,9 @@ pub struct Outgoing {
 
 impl Fleet {
     /// Tells all activators a Function's state; `None`: it is gone. What has not changed is not sent again.
-    pub fn publish(&self, key: &FunctionKey, state: Option<(Route, Backends)>) {
+    pub fn publish(&self, key: &FunctionKey, state: Option<State>) {
         let mut inner = self.inner.lock();
-        let Some((route, backends)) = state else {
+        let Some(state) = state else {
             if inner.published.remove(key).is_some() {
                 inner.send(
                     &encode(&ToActivator::Remove {
@@ -102,16 +155,36 @@ impl Fleet {
             }
             return;
         };
-        let new = Published {
-            route: encode(&ToActivator::Route(route)).into(),
-            backends: encode(&ToActivator::Backends(backends)).into(),
+        let old = inner.published.remove(key);
+        let told = old.as_ref().and_then(|old| old.certificate.clone());
+        let certificate = match state.certificate {
+            Wanted::AsBefore => told.clone(),
+            Wanted::Nothing => None,
+            Wanted::This(pair) => Some(match &told {
+                Some(told) if told.is_of(&pair, &state.hosts) => told.clone(),
+                _ => Told::new(key, pair, state.hosts),
+            }),
         };
-        let old = inner.published.insert(key.clone(), new.clone());
+        let new = Published {
+            route: encode(&ToActivator::Route(state.route)).into(),
+            backends: encode(&ToActivator::Backends(state.backends)).into(),
+            certificate,
+        };
+        inner.published.insert(key.clone(), new.clone());
         if old.as_ref().is_none_or(|old| old.route != new.route) {
             inner.send(&new.route);
         }
         if old.as_ref().is_none_or(|old| old.backends != new.backends) {
             inner.send(&new.backends);
+        }
+        match (told, new.certificate) {
+            (Some(told), Some(new)) if told.frame == new.frame => {}
+            (_, Some(new)) => inner.send(&new.frame),
+            (Some(_), None) => {
+                let function = key.clone();
+                inner.send(&encode(&ToActivator::NoCertificate { function }).into());
+            }
+            (None, None) => {}
         }
     }
 
@@ -143,6 +216,7 @@ impl Fleet {
         for state in inner.published.values() {
             first.push(state.route.clone());
             first.push(state.backends.clone());
+            first.extend(state.certificate.as_ref().map(|told| told.frame.clone()));
         }
         // Before `Synced`, so that an activator never follows this replica for a moment and then another.
         first.push(encode(&ToActivator::Lead { epoch: inner.epoch }).into());
@@ -271,6 +345,79 @@ mod tests {
 
     fn is_synced(frame: &Bytes) -> bool {
         *frame == encode(&ToActivator::Synced)
+    }
+
+    fn state(certificate: Wanted, hosts: &[&str]) -> State {
+        let function = FunctionKey::new("shop", "hello");
+        State {
+            route: Route {
+                function: function.clone(),
+                port: 20_000,
+                hosts: Vec::new(),
+                weights: Vec::new(),
+                cold_start_ms: 1,
+                request_ms: 1,
+                first_byte_ms: None,
+                idle_ms: None,
+                count_upgrades: true,
+                keep_alive_probe: None,
+            },
+            backends: Backends {
+                function,
+                drain: 0,
+                revisions: Vec::new(),
+                limit: None,
+            },
+            certificate,
+            hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+        }
+    }
+
+    /// The frame's hosts, if it tells of a certificate; none, if of its end.
+    fn certificate(frame: &Bytes) -> Option<Vec<String>> {
+        let mut decoder = crds::control::Decoder::default();
+        decoder.push(frame);
+        match decoder.next_frame().expect("a frame") {
+            Some(ToActivator::Certificate(certificate)) => Some(certificate.hosts),
+            Some(ToActivator::NoCertificate { .. }) => Some(Vec::new()),
+            _ => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_certificate_is_told_when_it_changes_and_to_new_activators() {
+        use crate::certificates::pair::{
+            SECRET_TYPE,
+            tests::{issue, secret},
+        };
+        let (chain, private) = issue(&["a.example", "b.example"], 2026);
+        let pair = || Arc::new(Pair::read(&secret(SECRET_TYPE, &chain, &private)).expect("good"));
+        let (fleet, key) = (Fleet::default(), FunctionKey::new("shop", "hello"));
+        let (_, mut early) = fleet.open("a");
+        let mut told = || {
+            let frames = std::iter::from_fn(|| early.then.try_recv().ok());
+            frames
+                .filter_map(|frame| certificate(&frame))
+                .collect::<Vec<_>>()
+        };
+        let first = pair();
+        let this = |pair: &Arc<Pair>| Wanted::This(Arc::clone(pair));
+        fleet.publish(&key, Some(state(this(&first), &["a.example", "c.example"])));
+        assert_eq!(told(), [["a.example"]], "it covers no other");
+        fleet.publish(&key, Some(state(this(&first), &["a.example", "c.example"])));
+        fleet.publish(&key, Some(state(Wanted::AsBefore, &["a.example"])));
+        assert!(told().is_empty());
+        let (_, late) = fleet.open("b");
+        assert_eq!(late.first.iter().filter_map(certificate).count(), 1);
+        fleet.publish(&key, Some(state(this(&first), &["b.example"])));
+        assert_eq!(told(), [["b.example"]]);
+        fleet.publish(&key, Some(state(Wanted::Nothing, &["b.example"])));
+        assert_eq!(told(), [Vec::<String>::new()]);
+        let (_, late) = fleet.open("c");
+        assert_eq!(late.first.iter().filter_map(certificate).count(), 0);
+        fleet.publish(&key, Some(state(this(&pair()), &["a.example"])));
+        let shown = format!("{fleet:?}");
+        assert!(!shown.contains("PRIVATE"), "{shown}");
     }
 
     /// An activator that takes half a picture for a whole one refuses requests to all Functions that it has not been told of yet.

@@ -3,15 +3,18 @@
 //! * [`observe`]: what is known of the cluster, fed by watches;
 //! * [`shape`]: a Function's Deployments, Service, EndpointSlice and status;
 //! * [`scaler`]: how many pods it has;
-//! * [`fleet`]: the control streams to the activators.
+//! * [`fleet`]: the control streams to the activators;
+//! * [`hosts`] and [`certificates`]: who has which host name, and with which certificate.
 //!
 //! Every replica observes and is connected to every activator; only the one that holds the lease writes, except that any replica may
 //! raise a count from zero when the leader has not done so within a second.
 
 pub mod args;
+pub mod certificates;
 pub mod events;
 pub mod fleet;
 pub mod generate;
+pub mod hosts;
 pub mod metrics;
 pub mod observe;
 pub mod pace;
@@ -29,6 +32,7 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 use kube::Client;
+use parking_lot::Mutex;
 use prometheus::Registry;
 use runtime::{
     admin,
@@ -46,8 +50,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::Run,
+    certificates::Certificates,
     events::Events,
     fleet::{Fleet, discover},
+    hosts::Hosts,
     metrics::Metrics,
     observe::{
         Index,
@@ -69,6 +75,10 @@ const STATE_DELAY: std::time::Duration = std::time::Duration::from_millis(250);
 /// # Errors
 /// If the API server cannot be reached, an address cannot be listened on, or a part has failed.
 pub async fn run(args: Run) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !args.gateway_tls || args.control_certificate_file.is_some(),
+        "TLS for Functions needs --control-certificate-file: private keys must not be sent to activators in the clear"
+    );
     let stop = shutdown::on_signal()?;
     let registry = Registry::new();
     let metrics = Arc::new(Metrics::new(&registry)?);
@@ -90,6 +100,9 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
     let mut parts = Parts::new(&args, client.clone(), metrics, led);
     let mut tasks = JoinSet::new();
     parts.start_watches(&mut tasks, &readiness);
+    if args.gateway_tls {
+        parts.start_certificates(&mut tasks, &readiness);
+    }
     parts.start_fleet(&mut tasks, &args, &readiness);
     // Deciding on half of what exists would take running Functions for new ones.
     wait_ready(&readiness, &stop).await;
@@ -164,6 +177,8 @@ impl Parts {
             cluster_domain: args.cluster_domain.clone(),
             scaling: Arc::new(args.scaling()),
             contests: scaler::Contests::default(),
+            hosts: Arc::new(Mutex::new(Hosts::new(&args.cluster_domain))),
+            certificates: Arc::new(Certificates::new(args.gateway_tls)),
         };
         Self {
             client,
@@ -189,13 +204,33 @@ impl Parts {
         selector: Option<&'static str>,
     ) {
         let (client, index) = (self.client.clone(), self.scaler.index.clone());
-        let hub = Hub {
+        let (hub, guard) = (self.hub(), readiness.guard(K::NAME));
+        tasks.spawn(async move {
+            observe::watch::run::<K>(client, selector, index, hub, || drop(guard)).await;
+        });
+    }
+
+    fn hub(&self) -> Arc<Hub> {
+        Arc::new(Hub {
             changed: self.scaler.changed.clone(),
             shape: self.scaler.shape.clone(),
-        };
-        let guard = readiness.guard(K::NAME);
+        })
+    }
+
+    /// Reads Secrets as soon as it is known which ones Functions name. Nothing is decided before: activators would take the
+    /// certificates that have not been read for ones that are not wanted.
+    fn start_certificates(&self, tasks: &mut JoinSet<()>, readiness: &Readiness) {
+        let (client, index) = (self.client.clone(), self.scaler.index.clone());
+        let (hub, certificates) = (self.hub(), self.scaler.certificates.clone());
+        let (guard, functions) = (readiness.guard("secrets"), readiness.clone());
         tasks.spawn(async move {
-            observe::watch::run::<K>(client, selector, index, Arc::new(hub), || drop(guard)).await;
+            while functions.missing().contains(&Function::NAME) {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+            for (key, function) in index.map(|key, e| Some((key.clone(), e.function.clone()?))) {
+                certificates.name(&key, function.secret_name());
+            }
+            certificates::watch::run(client, certificates, hub, || drop(guard)).await;
         });
     }
 
@@ -205,6 +240,7 @@ impl Parts {
             selector: args.activator_selector.clone(),
             port: args.activator_control_port,
             token_file: args.control_token_file.clone(),
+            certificate_file: args.control_certificate_file.clone(),
         };
         let (client, fleet, outbox) = (
             self.client.clone(),
@@ -242,6 +278,8 @@ impl Parts {
             statuses: Statuses::new(Instant::now()),
             scaling: self.scaler.scaling.clone(),
             contests: self.scaler.contests.clone(),
+            hosts: self.scaler.hosts.clone(),
+            certificates: self.scaler.certificates.clone(),
             failures: parking_lot::Mutex::default(),
         });
         let told = context.clone();

@@ -28,8 +28,10 @@ use tokio::{
 };
 
 use crate::{
+    certificates::{Certificates, Wanted},
     events::{Event, Events},
-    fleet::{Fleet, SessionId, render},
+    fleet::{Fleet, SessionId, State, render},
+    hosts::{Claim, Hosts},
     metrics::Metrics,
     observe::{Entry, Index},
     queue::Queue,
@@ -86,6 +88,10 @@ pub struct Parts {
     pub scaling: Arc<Scaling>,
     /// Functions whose count somebody else changes, for their status.
     pub contests: Contests,
+    /// Who has which host name.
+    pub hosts: Arc<Mutex<Hosts>>,
+    /// The certificates that Functions name.
+    pub certificates: Arc<Certificates>,
 }
 
 /// Functions whose count somebody else changes: who, and what comes of it, for people.
@@ -108,6 +114,10 @@ pub async fn run(parts: Parts, mut inbox: mpsc::Receiver<Message>) {
         units: HashMap::new(),
         writes: JoinSet::new(),
     };
+    // All claims first: whether a Function has a host depends on the others.
+    for key in scaler.parts.index.keys() {
+        scaler.claim(&key, &scaler.parts.index.entry(&key));
+    }
     for key in scaler.parts.index.keys() {
         scaler.step(&key);
     }
@@ -239,12 +249,7 @@ impl Scaler {
 
     fn step(&mut self, key: &FunctionKey) {
         let entry = self.parts.index.entry(key);
-        // One that is being deleted in the foreground is still there, but its pods are going.
-        let exists = entry
-            .function
-            .as_ref()
-            .is_some_and(|f| f.metadata.deletion_timestamp.is_none());
-        if !exists {
+        if !self.claim(key, &entry) {
             self.forget(key);
             return;
         }
@@ -286,6 +291,24 @@ impl Scaler {
                 (key, write, result)
             });
         }
+    }
+
+    /// Takes note of the hosts that a Function claims and of the Secret that it names. Returns whether it exists: one that is being deleted in the
+    /// foreground is still there, but its pods are going.
+    fn claim(&self, key: &FunctionKey, entry: &Entry) -> bool {
+        let function = entry.function.as_ref();
+        let function = function.filter(|f| f.metadata.deletion_timestamp.is_none());
+        let secret = function.and_then(|function| function.secret_name());
+        self.parts.certificates.name(key, secret);
+        let claim = function.map(|function| Claim::of(function));
+        let touched = self.parts.hosts.lock().set(key, claim);
+        for other in touched {
+            self.parts.shape.add(&other);
+            if other != *key {
+                self.parts.changed.add(&other);
+            }
+        }
+        function.is_some()
     }
 
     fn forget(&mut self, key: &FunctionKey) {
@@ -331,12 +354,23 @@ impl Scaler {
 
     fn publish(&self, key: &FunctionKey, entry: &Entry, now: Instant) {
         if let Some(unit) = self.units.get(key)
-            && let Some(state) = {
+            && let Some((mut route, backends)) = {
                 let (domain, scaling) = (&self.parts.cluster_domain, &self.parts.scaling);
                 let activators = || self.parts.fleet.addresses();
                 render::state(key, entry, unit, domain, scaling, activators, now)
             }
         {
+            let hosts = self.parts.hosts.lock().of(key);
+            let certificate = self.parts.certificates.of(key);
+            let new = hosts.iter().filter(|host| !route.hosts.contains(host));
+            let new: Vec<String> = new.cloned().collect();
+            route.hosts.extend(new);
+            let state = State {
+                route,
+                backends,
+                certificate: certificate.map_or(Wanted::Nothing, |c| c.wanted()),
+                hosts,
+            };
             self.parts.fleet.publish(key, Some(state));
         }
     }

@@ -92,7 +92,7 @@ async fn the_name_picks_the_certificate_and_a_name_without_one_is_refused() {
     let (function, _other) = other(&mut world, "c.example").await;
     let gateway = world.activator.gateway;
     let unknown = refused(&world, &issued, "c.example").await;
-    assert!(unknown.contains("UnrecognizedName"), "{unknown}");
+    assert!(unknown.contains("UnrecognisedName"), "{unknown}");
     let second = issue(&["c.example"]);
     world
         .operator
@@ -116,7 +116,7 @@ async fn the_name_picks_the_certificate_and_a_name_without_one_is_refused() {
     }
     // A client that connects to an address names no host.
     let nameless = refused(&world, &issued, "127.0.0.1").await;
-    assert!(nameless.contains("UnrecognizedName"), "{nameless}");
+    assert!(nameless.contains("UnrecognisedName"), "{nameless}");
     world.metric_is(&handshakes("no-name"), 1.0).await;
     assert!(world.metric(&handshakes("unknown-name")).await >= 1.0);
     assert!(world.metric(&handshakes("ok")).await >= 4.0);
@@ -136,7 +136,7 @@ async fn a_certificate_is_served_only_for_hosts_of_its_own_function() {
     .await;
     issued.connect(gateway, "a.example").await;
     let nobody = refused(&world, &greedy, "nobody.example").await;
-    assert!(nobody.contains("UnrecognizedName"), "{nobody}");
+    assert!(nobody.contains("UnrecognisedName"), "{nobody}");
 }
 
 #[tokio::test]

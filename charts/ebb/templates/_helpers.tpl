@@ -69,9 +69,16 @@ readinessProbe:
 - {name: EBB_LOG, value: {{ .Values.logging.level | quote }}}
 - {name: EBB_LOG_FORMAT, value: {{ .Values.logging.format | quote }}}
 - {name: EBB_CONTROL_TOKEN_FILE, value: /run/ebb/control/token}
+- {name: EBB_CONTROL_CERTIFICATE_FILE, value: /run/ebb/control/tls.crt}
 {{- end }}
 
-{{- define "ebb.tokenVolume" -}}
+{{/* Operators get the certificate to trust it, activators its key, too. */}}
+{{- define "ebb.controlVolume" -}}
 - name: control
-  secret: {secretName: {{ .Release.Name }}-control, items: [{key: token, path: token}]}
+  secret:
+    secretName: {{ .root.Release.Name }}-control
+    items:
+    {{- range .keys }}
+    - {key: {{ . }}, path: {{ . }}}
+    {{- end }}
 {{- end }}

@@ -167,6 +167,52 @@ fn mistakes() -> Vec<(&'static str, Value, &'static str)> {
             json!({"template": {"spec": {"containers": []}}}),
             "spec.template.spec.containers",
         ),
+        (
+            "hello",
+            json!({"hosts": ["*.example.com"]}),
+            "wildcards are not supported in spec.hosts",
+        ),
+        (
+            "hello",
+            json!({"hosts": ["Shop.example.com"]}),
+            "DNS names in lower case",
+        ),
+        (
+            "hello",
+            json!({"hosts": ["shop.example.com:443"]}),
+            "without scheme, port and path",
+        ),
+        ("hello", json!({"hosts": ["shop"]}), "at least one dot"),
+        (
+            "hello",
+            json!({"hosts": ["10.0.0.1"]}),
+            "names, not IP addresses",
+        ),
+        (
+            "hello",
+            json!({"hosts": ["a.example", "a.example"]}),
+            "Duplicate value",
+        ),
+        (
+            "hello",
+            json!({"hosts": (0..17).map(|n| format!("h{n}.example")).collect::<Vec<_>>()}),
+            "must have at most 16 items",
+        ),
+        (
+            "hello",
+            json!({"tls": {"secretName": "cert"}}),
+            "spec.tls needs spec.hosts",
+        ),
+        (
+            "hello",
+            json!({"hosts": [], "tls": {"secretName": "cert"}}),
+            "spec.tls needs spec.hosts",
+        ),
+        (
+            "hello",
+            json!({"hosts": ["a.example"], "tls": {"secretName": "Not/A-Name"}}),
+            "spec.tls.secretName is the name of a Secret",
+        ),
         ("hello", json!({"scale": {"mni": 1}}), "unknown field"),
         (
             "hello",
@@ -201,6 +247,8 @@ pub(super) async fn takes_what_is_right(scene: Scene) -> Result<()> {
     let right = [
         json!({}),
         json!({"port": 1}),
+        json!({"hosts": ["shop.example.com", "a.b", "xn--bcher-kva.example"], "tls": {"secretName": "shop.cert-1"}}),
+        json!({"hosts": []}),
         json!({"scale": {"min": 0, "max": 1, "idleAfter": "1m30s"}, "timeouts": {"coldStart": "15m", "request": "24h"}}),
         json!({"port": "web", "template": {"spec": {"containers": [{"name": "app", "image": "x", "resources": {"limits": {"cpu": 1, "memory": "1Gi"}},
             "ports": [{"containerPort": 1, "name": "web"}, {"containerPort": 2, "name": "metrics"}]}]}}}),

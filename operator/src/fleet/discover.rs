@@ -12,7 +12,7 @@ use tokio::{sync::mpsc, task::AbortHandle};
 
 use crate::{
     fleet::{
-        Activator, Fleet,
+        Activator, Fleet, secure,
         session::{self, Target},
     },
     observe::watch::Patience,
@@ -35,6 +35,8 @@ pub struct Config {
     pub port: u16,
     /// File with the bearer token.
     pub token_file: PathBuf,
+    /// File with their certificate, if they speak TLS.
+    pub certificate_file: Option<PathBuf>,
 }
 
 /// Follows the activator pods for ever. `synced` is called when the first list is complete.
@@ -129,15 +131,8 @@ async fn keep_stream(
     let mut wait = RETRY_FIRST;
     while !scaler.is_closed() {
         let opened = tokio::time::Instant::now();
-        let ended = match session::read_token(&config.token_file) {
-            Ok(token) => {
-                let target = Target {
-                    pod: pod.clone(),
-                    address,
-                    token,
-                };
-                session::run(&target, &fleet, &scaler).await
-            }
+        let ended = match target(&pod, address, &config) {
+            Ok(target) => session::run(&target, &fleet, &scaler).await,
             Err(error) => Err(error),
         };
         if opened.elapsed() > RETRY_MAX {
@@ -153,4 +148,15 @@ async fn keep_stream(
         tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
         wait = (wait * 2).min(RETRY_MAX);
     }
+}
+
+/// Whom to connect to, with token and certificate as the files have them now.
+fn target(pod: &str, address: SocketAddr, config: &Config) -> anyhow::Result<Target> {
+    let certificate = config.certificate_file.as_deref();
+    Ok(Target {
+        pod: pod.into(),
+        address,
+        token: session::read_token(&config.token_file)?,
+        tls: certificate.map(secure::connector).transpose()?,
+    })
 }

@@ -17,10 +17,15 @@ use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use hyper::{StatusCode, body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::{net::TcpStream, sync::mpsc};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::mpsc,
+};
+use tokio_rustls::TlsConnector;
 
 use crate::{
-    fleet::{Fleet, Outgoing, SessionId},
+    fleet::{Fleet, Outgoing, SessionId, secure},
     scaler::Message,
 };
 
@@ -32,7 +37,6 @@ const PING_INTERVAL: Duration = Duration::from_secs(2);
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Where to connect and how to prove who we are.
-#[derive(Clone, Debug)]
 pub struct Target {
     /// UID of the activator's pod.
     pub pod: String,
@@ -40,6 +44,8 @@ pub struct Target {
     pub address: SocketAddr,
     /// The bearer token.
     pub token: String,
+    /// What knows the activators' certificate, if they speak TLS.
+    pub tls: Option<TlsConnector>,
 }
 
 /// Reads the bearer token; a rotated secret is seen at the next connection.
@@ -69,6 +75,27 @@ pub async fn run(
         .await
         .context("connecting took too long")??;
     stream.set_nodelay(true)?;
+    let Some(tls) = &target.tls else {
+        return carry(stream, target, fleet, scaler).await;
+    };
+    let shaking = tokio::time::timeout(CONNECT_TIMEOUT, secure::shake(tls, stream));
+    let stream = shaking
+        .await
+        .context("the TLS handshake took too long")?
+        .context("no TLS: operator and activator must mount the same Secret")?;
+    carry(stream, target, fleet, scaler).await
+}
+
+/// Does all that over a connection.
+async fn carry<S>(
+    stream: S,
+    target: &Target,
+    fleet: &Arc<Fleet>,
+    scaler: &mpsc::Sender<Message>,
+) -> anyhow::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_INTERVAL)

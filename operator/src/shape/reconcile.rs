@@ -8,7 +8,7 @@ use crds::{
     function::{Function, FunctionStatus},
     names::FunctionKey,
 };
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
@@ -19,8 +19,10 @@ use serde_json::json;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
+    certificates::Certificates,
     events::{Event, Events},
     fleet::Fleet,
+    hosts::Hosts,
     metrics::Metrics,
     observe::{Entry, Index, ObservedPod, SETTLE, SETTLE_CRASHED},
     pace::Statuses,
@@ -30,8 +32,7 @@ use crate::{
         apply::{Applier, Outcome},
         build,
         ports::Ports,
-        problem::{self, Problem},
-        rollout,
+        problem, rollout,
         status::{self, Findings},
         validate::Plan,
         way::{self, Way},
@@ -74,6 +75,10 @@ pub struct Context {
     pub scaling: Arc<Scaling>,
     /// Functions whose count somebody else changes.
     pub contests: Contests,
+    /// Who has which host name.
+    pub hosts: Arc<Mutex<Hosts>>,
+    /// The certificates that Functions name.
+    pub certificates: Arc<Certificates>,
     /// Failures in a row, by Function.
     pub failures: Mutex<HashMap<FunctionKey, u32>>,
 }
@@ -167,7 +172,10 @@ async fn reconcile(ctx: &Context, key: &FunctionKey) -> kube::Result<()> {
     for name in rollout::finished(&entry) {
         ctx.applier.delete_deployment(key, &entry, &name).await?;
     }
-    // Status.
+    // Status. The scaler takes note of claims; if it has not yet, it adds the Function again when it has.
+    if !look_at_hosts(ctx, key, &function, &mut findings) {
+        return Ok(());
+    }
     let wanted = status::of(
         key,
         &entry,
@@ -175,8 +183,31 @@ async fn reconcile(ctx: &Context, key: &FunctionKey) -> kube::Result<()> {
         &ctx.cluster_domain,
         Timestamp::now(),
     );
-    let problem = findings.problem.as_ref();
-    write_status(ctx, key, &function, problem, wanted).await
+    write_status(ctx, key, &function, &findings, wanted).await
+}
+
+/// Finds out which hosts the Function has and how it stands with its certificate. Returns false if its claim is not known yet.
+fn look_at_hosts(
+    ctx: &Context,
+    key: &FunctionKey,
+    function: &Function,
+    findings: &mut Findings,
+) -> bool {
+    let hosts = ctx.hosts.lock();
+    if !hosts.knows(key, function) {
+        return false;
+    }
+    findings.claimed = hosts.verdict(key);
+    findings.hosts = hosts.of(key);
+    drop(hosts);
+    if let Some(standing) = ctx.certificates.of(key) {
+        let now = Timestamp::now();
+        findings.certificate = Some(standing.verdict(&findings.hosts, now));
+        if let Some(wait) = standing.look_again(now) {
+            ctx.queue.add_after(key, wait);
+        }
+    }
+    true
 }
 
 /// Applies the latest revision's Deployment. `Some`: the API server refuses it, with its words; that is the owner's to mend, not ours to retry.
@@ -305,7 +336,7 @@ async fn write_status(
     ctx: &Context,
     key: &FunctionKey,
     function: &Function,
-    problem: Option<&Problem>,
+    findings: &Findings,
     wanted: FunctionStatus,
 ) -> kube::Result<()> {
     if function.status.as_ref() == Some(&wanted) {
@@ -331,7 +362,7 @@ async fn write_status(
         }
         Err(error) => return Err(error),
     }
-    tell(ctx, key, problem, function.status.as_ref(), &wanted);
+    tell(ctx, key, findings, function.status.as_ref(), &wanted);
     Ok(())
 }
 
@@ -347,7 +378,7 @@ fn says_who_serves(before: Option<&FunctionStatus>, after: &FunctionStatus) -> b
 fn tell(
     ctx: &Context,
     key: &FunctionKey,
-    problem: Option<&Problem>,
+    findings: &Findings,
     before: Option<&FunctionStatus>,
     after: &FunctionStatus,
 ) {
@@ -360,16 +391,17 @@ fn tell(
     {
         ctx.events.publish(key, Event::moved(old, new));
     }
+    for (kind, verdict) in findings.of_hosts() {
+        if newly_false(kind, before, after).is_some() {
+            let event = Event::warning(verdict.reason, verdict.message);
+            ctx.events.publish(key, event);
+        }
+    }
     for kind in [ConditionType::RevisionReady, ConditionType::Routed] {
-        let Some(condition) = status::find(&after.conditions, kind).filter(|c| c.status == "False")
-        else {
+        let Some(condition) = newly_false(kind, before, after) else {
             continue;
         };
-        let known = before.and_then(|b| status::find(&b.conditions, kind));
-        if known.is_some_and(|k| k.status == "False" && k.reason == condition.reason) {
-            continue;
-        }
-        let event = match (kind, problem) {
+        let event = match (kind, &findings.problem) {
             (ConditionType::RevisionReady, Some(problem)) => Event::problem(problem),
             (ConditionType::RevisionReady, None) => {
                 Event::warning(Reason::InvalidTemplate, condition.message.clone())
@@ -380,4 +412,16 @@ fn tell(
         };
         ctx.events.publish(key, event);
     }
+}
+
+/// A condition that has become False, or is so for another reason than before.
+fn newly_false<'a>(
+    kind: ConditionType,
+    before: Option<&FunctionStatus>,
+    after: &'a FunctionStatus,
+) -> Option<&'a Condition> {
+    let condition = status::find(&after.conditions, kind).filter(|c| c.status == "False")?;
+    let known = before.and_then(|b| status::find(&b.conditions, kind));
+    let same = known.is_some_and(|k| k.status == "False" && k.reason == condition.reason);
+    (!same).then_some(condition)
 }

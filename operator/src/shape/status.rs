@@ -29,6 +29,23 @@ pub struct Findings {
     pub route: Option<Verdict>,
     /// Who else changes the count, and what comes of it.
     pub contest: Option<String>,
+    /// The names of `spec.hosts` that lead to the Function.
+    pub hosts: Vec<String>,
+    /// Whether all do, if it has some.
+    pub claimed: Option<Verdict>,
+    /// How it stands with its certificate, if it has one.
+    pub certificate: Option<Verdict>,
+}
+
+impl Findings {
+    /// What is to be said of hosts and their certificate. It does not make the Function unready: its own names lead to it as they did.
+    pub fn of_hosts(&self) -> impl Iterator<Item = (ConditionType, Verdict)> {
+        let claimed = self.claimed.clone();
+        let claimed = claimed.map(|verdict| (ConditionType::HostsClaimed, verdict));
+        let certificate = self.certificate.clone();
+        let certificate = certificate.map(|verdict| (ConditionType::CertificateReady, verdict));
+        claimed.into_iter().chain(certificate)
+    }
 }
 
 /// Pods of all revisions: asked for, and ready.
@@ -75,19 +92,21 @@ pub fn of(
         .unwrap_or_else(|| Way::AsBefore.verdict());
     let active = active(counts);
     let ready = ready(&revision, &routed, counts, findings, latest.as_deref());
-    let verdicts = [
+    let mut verdicts = vec![
         (ConditionType::Ready, ready),
         (ConditionType::RevisionReady, revision),
         (ConditionType::Routed, routed),
         (ConditionType::Active, active),
         (ConditionType::ScalingActive, scaling(findings)),
     ];
+    verdicts.extend(findings.of_hosts());
     // A count of pods fits.
     let count = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
     FunctionStatus {
         observed_generation: generation,
         conditions: conditions(&verdicts, &before.conditions, generation, now),
         url: Some(key.url(cluster_domain)),
+        hosts: findings.hosts.clone(),
         desired_replicas: count(counts.desired),
         ready_replicas: count(counts.ready),
         selector: Some(format!("{LABEL_FUNCTION}={}", key.name)),
@@ -319,6 +338,33 @@ mod tests {
             shown(&asleep, ConditionType::Active),
             pair("False", "ScaledToZero")
         );
+    }
+
+    #[test]
+    fn a_host_that_is_taken_is_told_and_leaves_the_function_ready() {
+        let entry = entry(0, None);
+        let taken = "another Function has a.example";
+        let findings = Findings {
+            serving: entry.latest().map(String::from),
+            route: Some(Way::Activators(vec![[10, 0, 0, 1].into()]).verdict()),
+            hosts: vec!["b.example".into()],
+            claimed: Some(Verdict::no(Reason::HostTaken, taken)),
+            ..Findings::default()
+        };
+        let key = FunctionKey::new("shop", "hello");
+        let status = of(
+            &key,
+            &entry,
+            &findings,
+            "cluster.local",
+            Timestamp::UNIX_EPOCH,
+        );
+        let claimed = shown(&status, ConditionType::HostsClaimed);
+        assert_eq!(claimed, pair("False", "HostTaken"));
+        let ready = shown(&status, ConditionType::Ready);
+        assert_eq!(ready, pair("True", "ScaledToZero"));
+        assert_eq!(status.hosts, ["b.example"]);
+        assert!(find(&status.conditions, ConditionType::CertificateReady).is_none());
     }
 
     #[test]
