@@ -191,7 +191,8 @@ pub struct FunctionStatus {
     pub url: Option<String>,
 
     /// Names of spec.hosts that lead here. They stay with this Function for as long as it lists them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    // Written even if there are none: a merge patch leaves what it does not have, and a name that was given up must not count as held.
+    #[serde(default)]
     pub hosts: Vec<String>,
 
     /// Pods that there should be, over all revisions.

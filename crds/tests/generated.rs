@@ -3,7 +3,10 @@
 
 use std::path::Path;
 
-use crds::{function::Function, reference, schema};
+use crds::{
+    function::{Function, FunctionStatus},
+    reference, schema,
+};
 
 fn file(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
@@ -44,6 +47,12 @@ fn a_template_keeps_fields_that_we_do_not_know() {
     let spec = &function.spec.template.spec;
     assert_eq!(spec["brandNew"], true);
     assert_eq!(spec["containers"][0]["resources"]["limits"]["cpu"], 1);
+}
+
+#[test]
+fn a_status_without_hosts_takes_former_ones_away() {
+    let status = serde_json::to_value(FunctionStatus::default()).unwrap();
+    assert_eq!(status["hosts"], serde_json::json!([]));
 }
 
 #[test]

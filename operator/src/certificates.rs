@@ -33,10 +33,11 @@ const LOOK_AGAIN: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Clone, Debug)]
 enum Known {
     Missing,
-    /// A Secret that is good, or was: one that is edited in two steps has a wrong key in between.
-    Read {
-        pair: Option<Arc<Pair>>,
-        flaw: Option<Flaw>,
+    Good(Arc<Pair>),
+    /// One that is edited in two steps has a wrong key in between, so what was good before is kept.
+    Bad {
+        flaw: Flaw,
+        former: Option<Arc<Pair>>,
     },
 }
 
@@ -129,19 +130,10 @@ impl Certificates {
             return Vec::new();
         };
         let users = users.iter().cloned().collect();
-        let before = match inner.known.remove(name) {
-            Some(Known::Read { pair, .. }) => pair,
-            _ => None,
-        };
+        let former = inner.known.remove(name).and_then(Known::served);
         let known = match Pair::read(secret) {
-            Ok(pair) => Known::Read {
-                pair: Some(Arc::new(pair)),
-                flaw: None,
-            },
-            Err(flaw) => Known::Read {
-                pair: before,
-                flaw: Some(flaw),
-            },
+            Ok(pair) => Known::Good(Arc::new(pair)),
+            Err(flaw) => Known::Bad { flaw, former },
         };
         inner.known.insert(name.clone(), known);
         users
@@ -172,6 +164,16 @@ impl Certificates {
     }
 }
 
+impl Known {
+    fn served(self) -> Option<Arc<Pair>> {
+        match self {
+            Self::Missing => None,
+            Self::Good(pair) => Some(pair),
+            Self::Bad { former, .. } => former,
+        }
+    }
+}
+
 impl Inner {
     fn unname(&mut self, key: &FunctionKey) {
         let Some(name) = self.named.remove(key) else {
@@ -192,10 +194,7 @@ impl Standing {
         match &self.known {
             _ if !self.enabled => Wanted::Nothing,
             None => Wanted::AsBefore,
-            Some(Known::Read {
-                pair: Some(pair), ..
-            }) => Wanted::This(Arc::clone(pair)),
-            Some(_) => Wanted::Nothing,
+            Some(known) => known.clone().served().map_or(Wanted::Nothing, Wanted::This),
         }
     }
 
@@ -215,30 +214,20 @@ impl Standing {
                 let message = format!("there is no Secret {secret} in this namespace");
                 Verdict::no(Reason::SecretNotFound, message)
             }
-            Some(Known::Read {
-                pair,
-                flaw: Some(flaw),
-            }) => {
+            Some(Known::Good(pair)) => of_pair(secret, pair, hosts, now),
+            Some(Known::Bad { flaw, former }) => {
                 let mut message = format!("Secret {secret} cannot be used: {flaw}");
-                if pair.is_some() {
+                if former.is_some() {
                     message += "; the former certificate goes on being served";
                 }
                 Verdict::no(flaw.reason(), message)
             }
-            Some(Known::Read {
-                pair: Some(pair), ..
-            }) => of_pair(secret, pair, hosts, now),
-            // Not made: what was read is good or has a flaw.
-            Some(Known::Read { .. }) => Verdict::unknown(Reason::ReadingSecret, ""),
         }
     }
 
     /// When the verdict may be another because of a date.
     pub fn look_again(&self, now: Timestamp) -> Option<Duration> {
-        let Some(Known::Read {
-            pair: Some(pair), ..
-        }) = &self.known
-        else {
+        let Some(Known::Good(pair)) = &self.known else {
             return None;
         };
         let next = [pair.not_before, pair.not_after].into_iter();
