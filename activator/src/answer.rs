@@ -40,7 +40,7 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::UnknownHost,
         Self::Misdirected,
         Self::BadRequest,
