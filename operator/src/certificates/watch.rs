@@ -162,7 +162,7 @@ mod tests {
         follow(events, &certificates, &seen, || synced = true).await;
         let wanted = || certificates.of(&key).unwrap().wanted();
         assert!(synced && matches!(wanted(), Wanted::This(_)));
-        assert_eq!(*seen.0.lock(), [key.clone()]);
+        assert_eq!(*seen.0.lock(), std::slice::from_ref(&key));
         let second = [Event::Init, Event::InitDone];
         follow(stream::iter(second.map(Ok)), &certificates, &seen, || ()).await;
         assert!(matches!(wanted(), Wanted::AsBefore));
