@@ -28,6 +28,10 @@ pub(crate) fn to_pod(
         return Err(Refusal::new(Reason::BadRequest, "CONNECT is not supported"));
     }
     set_host(head, default_host)?;
+    if !is_coded_plainly(&head.headers) {
+        let text = "the request has another transfer coding than chunked, or that twice";
+        return Err(Refusal::new(Reason::BadRequest, text));
+    }
     let trailers = accepts_trailers(&head.headers);
     strip_hop_by_hop(&mut head.headers);
     // The activator itself asks the client to go on, by reading the body when the pod's connection wants it.
@@ -131,6 +135,13 @@ fn set_host(head: &mut request::Parts, default: impl FnOnce() -> String) -> Resu
     if head.uri.path() == "*" && head.method != Method::OPTIONS {
         return Err(bad());
     }
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let has_host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) if is_host(host.as_bytes()) => true,
+        (None, _) if head.version != Version::HTTP_11 => false,
+        // HTTP/1.1 has one beside an absolute target, too.
+        _ => return Err(bad()),
+    };
     if let Some(authority) = head.uri.authority() {
         // An authority alone is a target of CONNECT; one with a user is not to be trusted (RFC 9110 section 4.2.4).
         if head.uri.scheme().is_none() || !is_host(authority.as_str().as_bytes()) {
@@ -142,17 +153,16 @@ fn set_host(head: &mut request::Parts, default: impl FnOnce() -> String) -> Resu
         head.uri = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
         return Ok(());
     }
-    let mut hosts = head.headers.get_all(header::HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
-        // HTTP/1.0 needs no Host; what pods are spoken to in does.
-        (None, _) if head.version == Version::HTTP_10 => {
-            let host = HeaderValue::try_from(default()).map_err(|_| bad())?;
-            head.headers.insert(header::HOST, host);
-            Ok(())
-        }
-        _ => Err(bad()),
+    if has_host {
+        return Ok(());
     }
+    // HTTP/1.0 needs no Host; what pods are spoken to in does.
+    if head.version != Version::HTTP_10 {
+        return Err(bad());
+    }
+    let host = HeaderValue::try_from(default()).map_err(|_| bad())?;
+    head.headers.insert(header::HOST, host);
+    Ok(())
 }
 
 /// Whether a Host is a name or an address (RFC 3986 section 3.2.2), which may be empty, and perhaps a port. What is no host to us could be another
@@ -172,6 +182,20 @@ fn is_host(host: &[u8]) -> bool {
     let digits = port.strip_prefix(b":").unwrap_or(port);
     let port = port.is_empty() || port[0] == b':';
     name && port && digits.iter().all(u8::is_ascii_digit)
+}
+
+/// Whether the body is coded for this hop in no way, or in chunks, which is undone here. Any other coding would be stripped with its name
+/// and left in the body, and who reads several in a row differently sees another end of the body (RFC 9112 section 6.1).
+fn is_coded_plainly(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => coding
+            .as_bytes()
+            .trim_ascii()
+            .eq_ignore_ascii_case(b"chunked"),
+        _ => false,
+    }
 }
 
 /// Removes what is meant for the next hop only (RFC 9110 section 7.6.1). `Trailer` stays: hyper sends only announced trailers.

@@ -85,6 +85,31 @@ async fn hosts() {
             request("GET http://real/echo HTTP/1.1", &[HOST], ""),
         ),
         bad("none in HTTP/1.1", request(GET, &[], ""), &[400]),
+        bad(
+            "none beside an absolute target",
+            request("GET http://real/echo HTTP/1.1", &[], ""),
+            &[400],
+        ),
+        bad(
+            "two beside an absolute target",
+            request("GET http://real/echo HTTP/1.1", &[HOST, HOST], ""),
+            &[400],
+        ),
+        bad(
+            "a user in an absolute target",
+            request("GET http://me@real/echo HTTP/1.1", &[HOST], ""),
+            &[400],
+        ),
+        bad(
+            "a target that is a host alone",
+            request("GET real HTTP/1.1", &[HOST], ""),
+            &[400],
+        ),
+        bad(
+            "a target that is for OPTIONS alone",
+            request("GET * HTTP/1.1", &[HOST], ""),
+            &[400],
+        ),
         bad("two", request(GET, &[HOST, "Host: other"], ""), &[400]),
         bad(
             "a space in it",
@@ -212,6 +237,30 @@ async fn lengths_and_codings() {
         bad(
             "chunked first",
             request(POST, &[HOST, "Transfer-Encoding: chunked, gzip"], chunks),
+            &[400],
+        ),
+        bad(
+            "another coding before chunked",
+            request(POST, &[HOST, "Transfer-Encoding: gzip, chunked"], chunks),
+            &[400],
+        ),
+        bad(
+            "chunked twice",
+            request(POST, &[HOST, "Transfer-Encoding: chunked, chunked"], chunks),
+            &[400],
+        ),
+        bad(
+            "chunked in two lines",
+            request(POST, &[HOST, CHUNKED, CHUNKED], chunks),
+            &[400],
+        ),
+        bad(
+            "identity before chunked",
+            request(
+                POST,
+                &[HOST, "Transfer-Encoding: identity", CHUNKED],
+                chunks,
+            ),
             &[400],
         ),
         bad(
