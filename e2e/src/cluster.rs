@@ -22,6 +22,7 @@ mod daemon;
 mod health;
 pub mod images;
 mod layout;
+pub(crate) mod modules;
 mod network;
 pub(crate) mod packages;
 mod pki;

@@ -4,12 +4,14 @@ pub mod bench;
 pub mod chaos;
 pub mod client;
 pub mod cluster;
+mod control;
 pub mod demo;
 pub mod fuzz;
 pub mod install;
 pub mod load;
 pub mod process;
 pub mod scene;
+mod servers;
 pub mod suite;
 pub mod tests;
 

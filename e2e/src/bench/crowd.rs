@@ -17,15 +17,12 @@ use crds::names::FunctionKey;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::{
-    bench::proxy::{
-        OTHER_CORE, PROXY_CORE, backend,
-        control::{Control, pods, route},
-        pin_to,
-        servers::{Ebb, TOKEN, function_ports},
-    },
+    bench::proxy::{OTHER_CORE, PROXY_CORE, backend, pin_to},
     client::Connection,
     cluster::{Layout, Progress, images},
+    control::{Control, pods, route},
     scene::eventually,
+    servers::{Ebb, TOKEN, function_ports},
 };
 
 pub(super) use fair::run as fair;
@@ -70,7 +67,7 @@ impl Crowd {
         );
         let mut all: Vec<String> = flags.iter().map(ToString::to_string).collect();
         all.push(format!("--function-listen-ip={ip}"));
-        let ebb = Ebb::start(&folder, &activator, PROXY_CORE, [ports[0]; 2], &all).await?;
+        let ebb = Ebb::start(&folder, &activator, Some(PROXY_CORE), [ports[0]; 2], &all).await?;
         let routes = functions.iter().zip(&ports);
         let routes = routes
             .map(|(key, port)| route(key.clone(), *port))

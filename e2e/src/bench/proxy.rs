@@ -2,8 +2,7 @@
 
 pub(super) mod backend;
 pub(super) mod client;
-pub(super) mod control;
-pub(super) mod servers;
+mod servers;
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
@@ -13,12 +12,15 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::bench::{
-    percentile,
-    proxy::{
-        client::{Load, Work},
-        servers::{Proxy, Servers},
+use crate::{
+    bench::{
+        percentile,
+        proxy::{
+            client::{Load, Work},
+            servers::Servers,
+        },
     },
+    servers::Proxy,
 };
 
 /// The core of the proxies; the backend and the clients are on the other one.

@@ -1,11 +1,9 @@
-//! The proxies as processes, and the CPU time that they have taken.
+//! The proxies that are measured, configured alike, and what stands behind them.
 
 use std::{
     fs,
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr},
     path::Path,
-    process::Stdio,
-    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -13,18 +11,13 @@ use crds::{
     control::{Protocol, Route},
     names::FunctionKey,
 };
-use tokio::process::{Child, Command};
 
 use crate::{
-    bench::proxy::{
-        OTHER_CORE, backend,
-        control::{self, Control},
-    },
-    cluster::{Layout, Progress, images, packages, shell},
-    scene::eventually,
+    bench::proxy::{OTHER_CORE, backend},
+    cluster::{Layout, Progress, images, packages},
+    control::{self, Control},
+    servers::{Ebb, Proxy, TOKEN, accepts, free_port, function_ports},
 };
-
-pub(in crate::bench) const TOKEN: &str = "bench";
 
 /// What is measured, and what stands behind it.
 pub(in crate::bench) struct Servers {
@@ -32,70 +25,6 @@ pub(in crate::bench) struct Servers {
     pub(in crate::bench) proxies: Vec<Proxy>,
     pub(in crate::bench) backend: SocketAddr,
     _controls: Vec<Control>,
-}
-
-/// A proxy in one process.
-pub(in crate::bench) struct Proxy {
-    pub(in crate::bench) name: &'static str,
-    pub(in crate::bench) address: SocketAddr,
-    /// Where it takes gRPC.
-    pub(in crate::bench) grpc: SocketAddr,
-    process: Child,
-}
-
-impl Proxy {
-    /// Starts a program on one core; it ends with this.
-    fn start(
-        name: &'static str,
-        [port, grpc]: [u16; 2],
-        core: usize,
-        program: impl AsRef<std::ffi::OsStr>,
-        configure: impl FnOnce(&mut Command),
-    ) -> Result<Self> {
-        let mut command = shell::command("taskset");
-        command
-            .args(["--cpu-list", &core.to_string()])
-            .arg(program)
-            .stdout(Stdio::null());
-        configure(&mut command);
-        let process = command
-            .spawn()
-            .with_context(|| format!("cannot start {name}"))?;
-        Ok(Self {
-            name,
-            address: ([127, 0, 0, 1], port).into(),
-            grpc: ([127, 0, 0, 1], grpc).into(),
-            process,
-        })
-    }
-
-    /// Memory that it has now, in bytes.
-    pub(in crate::bench) fn memory(&self) -> Result<u64> {
-        let pid = self.process.id();
-        let pid = pid.with_context(|| format!("{} has ended", self.name))?;
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        Ok(kib.context("the kernel does not tell VmRSS")? << 10)
-    }
-
-    /// CPU time of all its threads so far.
-    pub(in crate::bench) fn cpu(&self) -> Result<Duration> {
-        let pid = self
-            .process
-            .id()
-            .with_context(|| format!("{} has ended", self.name))?;
-        let mut total = Duration::ZERO;
-        for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-            let text = fs::read_to_string(thread?.path().join("schedstat"))?;
-            let spent = text
-                .split_whitespace()
-                .next()
-                .context("schedstat is empty")?;
-            total += Duration::from_nanos(spent.parse()?);
-        }
-        Ok(total)
-    }
 }
 
 impl Servers {
@@ -161,7 +90,7 @@ fn nginx(folder: &Path, [backend, calls]: [SocketAddr; 2], core: usize) -> Resul
          }}"
     );
     fs::write(&file, text)?;
-    Proxy::start("nginx", [port, grpc], core, "nginx", |command| {
+    Proxy::start("nginx", [port, grpc], Some(core), "nginx", |command| {
         command.arg("-p").arg(&folder).arg("-c").arg(&file);
     })
 }
@@ -175,7 +104,7 @@ fn haproxy(folder: &Path, [backend, calls]: [SocketAddr; 2], core: usize) -> Res
          frontend grpc\n bind 127.0.0.1:{grpc} proto h2 backlog 4096\n default_backend calls\nbackend calls\n server one {calls} proto h2\n"
     );
     fs::write(&file, text)?;
-    Proxy::start("haproxy", [port, grpc], core, "haproxy", |command| {
+    Proxy::start("haproxy", [port, grpc], Some(core), "haproxy", |command| {
         command.arg("-db").arg("-q").arg("-f").arg(&file);
     })
 }
@@ -191,7 +120,7 @@ async fn ebb(
         .next()
         .zip(ports.next())
         .context("no ports are free")?;
-    let ebb = Ebb::start(folder, activator, core, [port, grpc], &[]).await?;
+    let ebb = Ebb::start(folder, activator, Some(core), [port, grpc], &[]).await?;
     let key = |name| FunctionKey::new("shop", name);
     let routes = vec![
         control::route(key("bench"), port),
@@ -203,66 +132,4 @@ async fn ebb(
     };
     let control = Control::open(ebb.control, TOKEN, routes, serving).await?;
     Ok((ebb.proxy, control))
-}
-
-/// An activator that knows nothing yet.
-pub(in crate::bench) struct Ebb {
-    pub(in crate::bench) proxy: Proxy,
-    pub(in crate::bench) control: SocketAddr,
-    pub(in crate::bench) admin: SocketAddr,
-}
-
-impl Ebb {
-    /// Starts one, with `flags` beside those that it needs. Functions' ports are at 127.0.0.1 unless these say otherwise.
-    pub(in crate::bench) async fn start(
-        folder: &Path,
-        activator: &Path,
-        core: usize,
-        ports: [u16; 2],
-        flags: &[String],
-    ) -> Result<Self> {
-        let token = folder.join("token");
-        fs::write(&token, TOKEN)?;
-        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let (control, admin) = (local(free_port()?), local(free_port()?));
-        let proxy = Proxy::start("ebb", ports, core, activator, |command| {
-            command
-                .args(["--gateway-listen=127.0.0.1:0", "--pod-name=bench"])
-                .arg(format!("--control-listen={control}"))
-                .arg(format!("--admin-listen={admin}"))
-                .arg(format!("--control-token-file={}", token.display()))
-                .args(flags)
-                .stderr(Stdio::null());
-            if !flags
-                .iter()
-                .any(|flag| flag.starts_with("--function-listen-ip"))
-            {
-                command.arg("--function-listen-ip=127.0.0.1");
-            }
-        })?;
-        accepts(control, "ebb").await?;
-        Ok(Self {
-            proxy,
-            control,
-            admin,
-        })
-    }
-}
-
-/// Free ports from the range of Functions, which the kernel does not hand out.
-pub(in crate::bench) fn function_ports(ip: IpAddr) -> impl Iterator<Item = u16> {
-    let range = crds::names::FUNCTION_PORT_FIRST..=crds::names::FUNCTION_PORT_LAST;
-    range.filter(move |port| TcpListener::bind((ip, *port)).is_ok())
-}
-
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-async fn accepts(address: SocketAddr, name: &str) -> Result<()> {
-    let what = format!("{name} listens on {address}");
-    let accepts = async || Ok(tokio::net::TcpStream::connect(address).await.ok());
-    eventually(Duration::from_secs(10), &what, accepts)
-        .await
-        .map(drop)
 }

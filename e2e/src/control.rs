@@ -1,6 +1,6 @@
-//! What an operator is to the activator: the one Function of this measurement, told over a control stream.
+//! What an operator is to the activator: a stream over which it is told of Functions and their pods, without any Kubernetes.
 
-use std::{convert::Infallible, net::SocketAddr};
+use std::{collections::HashSet, convert::Infallible, net::SocketAddr};
 
 use anyhow::{Context, Result, bail, ensure};
 use crds::{
@@ -18,11 +18,16 @@ use hyper::{
     client::conn::http2,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{net::TcpStream, sync::mpsc, task::JoinHandle};
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 
 /// An open control stream; the activator goes on with what it was told when this is dropped.
-pub(in crate::bench) struct Control {
+pub(crate) struct Control {
     frames: mpsc::UnboundedSender<ToActivator>,
+    woken: watch::Receiver<HashSet<FunctionKey>>,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -34,7 +39,7 @@ impl Drop for Control {
 
 impl Control {
     /// Tells the activator at `control` of `routes` and what `pods` says, and waits until it listens for all.
-    pub(in crate::bench) async fn open(
+    pub(crate) async fn open(
         control: SocketAddr,
         token: &str,
         routes: Vec<Route>,
@@ -67,23 +72,37 @@ impl Control {
             "the activator refuses the stream: {}",
             response.status()
         );
-        let mut body = response.into_body();
-        bound(&mut body, count).await?;
-        let reading = tokio::spawn(async move { while let Some(Ok(_)) = body.frame().await {} });
+        let (wakes, woken) = watch::channel(HashSet::new());
+        let mut heard = Heard {
+            body: response.into_body(),
+            decoder: Decoder::default(),
+            wakes,
+        };
+        heard.bound(count).await?;
+        let reading = tokio::spawn(async move { while heard.frames().await.is_ok() {} });
         Ok(Self {
             frames,
+            woken,
             tasks: [connection, reading],
         })
     }
 
+    /// Waits until the activator has asked for a pod of this Function.
+    pub(crate) async fn woken(&self, function: &FunctionKey) -> Result<()> {
+        let mut woken = self.woken.clone();
+        let asked = woken.wait_for(|woken| woken.contains(function)).await;
+        asked.context("the control stream has ended")?;
+        Ok(())
+    }
+
     /// Tells it something more.
-    pub(in crate::bench) fn tell(&self, frame: ToActivator) -> Result<()> {
+    pub(crate) fn tell(&self, frame: ToActivator) -> Result<()> {
         Ok(self.frames.send(frame)?)
     }
 }
 
 /// A Function on this port.
-pub(in crate::bench) fn route(function: FunctionKey, port: u16) -> Route {
+pub(crate) fn route(function: FunctionKey, port: u16) -> Route {
     Route {
         hosts: vec![format!("{}.{}", function.name, function.namespace)],
         function,
@@ -102,12 +121,12 @@ pub(in crate::bench) fn route(function: FunctionKey, port: u16) -> Route {
 }
 
 /// The pods of a Function: one at `backend`, or none.
-pub(in crate::bench) fn pods(function: &FunctionKey, backend: Option<SocketAddr>) -> ToActivator {
+pub(crate) fn pods(function: &FunctionKey, backend: Option<SocketAddr>) -> ToActivator {
     speaking(function, backend, Protocol::Http1)
 }
 
 /// The same with pods that speak `protocol`.
-pub(in crate::bench) fn speaking(
+pub(crate) fn speaking(
     function: &FunctionKey,
     backend: Option<SocketAddr>,
     protocol: Protocol,
@@ -134,24 +153,45 @@ pub(in crate::bench) fn speaking(
     })
 }
 
-/// Waits until so many ports are listened on.
-async fn bound(body: &mut Incoming, count: usize) -> Result<()> {
-    let (mut decoder, mut bound) = (Decoder::default(), 0);
-    while bound < count {
-        let frame = body
-            .frame()
-            .await
-            .context("the control stream has ended")??;
-        decoder.push(frame.data_ref().map_or(&[], |data| data.as_ref()));
-        while let Some(frame) = decoder.next_frame()? {
-            match frame {
-                ToOperator::Bound { .. } => bound += 1,
-                ToOperator::BindFailed { port, error, .. } => {
-                    bail!("the activator cannot listen on {port}: {error}")
+/// What the activator says.
+struct Heard {
+    body: Incoming,
+    decoder: Decoder,
+    wakes: watch::Sender<HashSet<FunctionKey>>,
+}
+
+impl Heard {
+    /// The next frames; remembers who was woken.
+    async fn frames(&mut self) -> Result<Vec<ToOperator>> {
+        let data = self.body.frame().await;
+        let data = data.context("the control stream has ended")??;
+        self.decoder
+            .push(data.data_ref().map_or(&[], |data| data.as_ref()));
+        let mut frames = Vec::new();
+        while let Some(frame) = self.decoder.next_frame()? {
+            if let ToOperator::Wake { function, .. } = &frame {
+                self.wakes
+                    .send_if_modified(|woken| woken.insert(function.clone()));
+            }
+            frames.push(frame);
+        }
+        Ok(frames)
+    }
+
+    /// Waits until so many ports are listened on.
+    async fn bound(&mut self, count: usize) -> Result<()> {
+        let mut bound = 0;
+        while bound < count {
+            for frame in self.frames().await? {
+                match frame {
+                    ToOperator::Bound { .. } => bound += 1,
+                    ToOperator::BindFailed { port, error, .. } => {
+                        bail!("the activator cannot listen on {port}: {error}")
+                    }
+                    _ => {}
                 }
-                _ => {}
             }
         }
+        Ok(())
     }
-    Ok(())
 }

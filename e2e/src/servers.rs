@@ -1,0 +1,162 @@
+//! Proxies as processes of this machine: Ebb's activator and those that it is compared with, and what they have taken.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    net::{IpAddr, SocketAddr, TcpListener},
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use tokio::process::{Child, Command};
+
+use crate::{cluster::shell, scene::eventually};
+
+/// What an operator shows to an activator of [`Ebb`].
+pub(crate) const TOKEN: &str = "bench";
+
+/// A proxy in one process.
+pub(crate) struct Proxy {
+    pub(crate) name: &'static str,
+    pub(crate) address: SocketAddr,
+    /// Where it takes gRPC.
+    pub(crate) grpc: SocketAddr,
+    process: Child,
+}
+
+impl Proxy {
+    /// Starts a program, on one core if there is one to be; it ends with this.
+    pub(crate) fn start(
+        name: &'static str,
+        [port, grpc]: [u16; 2],
+        core: Option<usize>,
+        program: impl AsRef<OsStr>,
+        configure: impl FnOnce(&mut Command),
+    ) -> Result<Self> {
+        let mut command = match core {
+            None => shell::command(program),
+            Some(core) => {
+                let mut command = shell::command("taskset");
+                command.args(["--cpu-list", &core.to_string()]).arg(program);
+                command
+            }
+        };
+        configure(command.stdout(Stdio::null()));
+        let process = command
+            .spawn()
+            .with_context(|| format!("cannot start {name}"))?;
+        Ok(Self {
+            name,
+            address: ([127, 0, 0, 1], port).into(),
+            grpc: ([127, 0, 0, 1], grpc).into(),
+            process,
+        })
+    }
+
+    /// Ends it, and waits until it is gone.
+    pub(crate) async fn end(mut self) -> Result<()> {
+        Ok(self.process.kill().await?)
+    }
+
+    /// Memory that it has now, in bytes.
+    pub(crate) fn memory(&self) -> Result<u64> {
+        let pid = self.process.id();
+        let pid = pid.with_context(|| format!("{} has ended", self.name))?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        Ok(kib.context("the kernel does not tell VmRSS")? << 10)
+    }
+
+    /// CPU time of all its threads so far.
+    pub(crate) fn cpu(&self) -> Result<Duration> {
+        let pid = self
+            .process
+            .id()
+            .with_context(|| format!("{} has ended", self.name))?;
+        let mut total = Duration::ZERO;
+        for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let text = fs::read_to_string(thread?.path().join("schedstat"))?;
+            let spent = text
+                .split_whitespace()
+                .next()
+                .context("schedstat is empty")?;
+            total += Duration::from_nanos(spent.parse()?);
+        }
+        Ok(total)
+    }
+}
+
+/// An activator that knows nothing yet.
+pub(crate) struct Ebb {
+    pub(crate) proxy: Proxy,
+    /// Where the Host chooses the Function.
+    pub(crate) gateway: SocketAddr,
+    pub(crate) control: SocketAddr,
+    pub(crate) admin: SocketAddr,
+}
+
+impl Ebb {
+    /// Starts one, with `flags` beside those that it needs. Functions' ports are at 127.0.0.1 unless these say otherwise.
+    pub(crate) async fn start(
+        folder: &Path,
+        activator: &Path,
+        core: Option<usize>,
+        ports: [u16; 2],
+        flags: &[String],
+    ) -> Result<Self> {
+        let token = folder.join("token");
+        fs::write(&token, TOKEN)?;
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let [gateway, control, admin] = [
+            local(free_port()?),
+            local(free_port()?),
+            local(free_port()?),
+        ];
+        let proxy = Proxy::start("ebb", ports, core, activator, |command| {
+            command
+                .arg("--pod-name=bench")
+                .arg(format!("--gateway-listen={gateway}"))
+                .arg(format!("--control-listen={control}"))
+                .arg(format!("--admin-listen={admin}"))
+                .arg(format!("--control-token-file={}", token.display()))
+                .args(flags)
+                .stderr(Stdio::null());
+            if !flags
+                .iter()
+                .any(|flag| flag.starts_with("--function-listen-ip"))
+            {
+                command.arg("--function-listen-ip=127.0.0.1");
+            }
+        })?;
+        accepts(control, "ebb").await?;
+        Ok(Self {
+            proxy,
+            gateway,
+            control,
+            admin,
+        })
+    }
+}
+
+/// Free ports from the range of Functions, which the kernel does not hand out.
+pub(crate) fn function_ports(ip: IpAddr) -> impl Iterator<Item = u16> {
+    let range = crds::names::FUNCTION_PORT_FIRST..=crds::names::FUNCTION_PORT_LAST;
+    range.filter(move |port| TcpListener::bind((ip, *port)).is_ok())
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// Waits until something listens.
+pub(crate) async fn accepts(address: SocketAddr, name: &str) -> Result<()> {
+    let what = format!("{name} listens on {address}");
+    let accepts = async || Ok(tokio::net::TcpStream::connect(address).await.ok());
+    eventually(Duration::from_secs(10), &what, accepts)
+        .await
+        .map(drop)
+}
