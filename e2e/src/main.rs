@@ -8,7 +8,7 @@ use e2e::{
     Cluster, Progress,
     bench::{self, Bench},
     chaos::{self, Chaos},
-    demo,
+    conform, demo,
     fuzz::{self, Fuzz},
     install, suite,
 };
@@ -41,6 +41,12 @@ enum Command {
         /// Run only the cluster tests
         #[arg(long)]
         only_cluster: bool,
+    },
+    /// Try the activator with the testers of HTTP/2 and gRPC, beside nginx, and with WebSockets; needs no cluster
+    Conform {
+        /// Run only the parts whose name contains this: h2spec, grpc, edges, websocket
+        #[arg(default_value = "")]
+        filter: String,
     },
     /// Measure
     Bench {
@@ -103,6 +109,7 @@ async fn run(command: Command) -> Result<ExitCode> {
             filter,
             only_cluster,
         } => suite::run(&filter, only_cluster).await,
+        Command::Conform { filter } => conform::run_alone(&filter).await,
         Command::Bench { bench } if bench.is_alone() => bench.run_alone(),
         Command::Bench { .. } => installed_inside("bench").await,
         Command::Fuzz(fuzz) => fuzz::run(&fuzz).await,

@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     cluster::{Cluster, Layout, Progress},
-    install,
+    conform, install,
     scene::LABEL,
     tests::Outcome,
 };
@@ -26,7 +26,8 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Runs the workspace's own tests (pure ones, and processes with real sockets), then the cluster tests, and prints the sum.
+/// Runs the workspace's own tests (pure ones, and processes with real sockets), then the conformance tests, then the cluster tests, and prints the
+/// sum.
 ///
 /// # Errors
 /// If one of them could not be run at all, or any test failed.
@@ -35,6 +36,9 @@ pub async fn run(filter: &str, only_cluster: bool) -> Result<()> {
     if !only_cluster {
         let outcome = workspace(filter).await?;
         println!("workspace tests: {outcome}");
+        sum.add(outcome);
+        let outcome = conform::run(filter).await?;
+        println!("conformance tests: {outcome}");
         sum.add(outcome);
     }
     let outcome = cluster(filter).await?;
