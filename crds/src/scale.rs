@@ -91,6 +91,12 @@ pub struct Scale {
     #[x_kube(validation = Rule::new("self > 1.0").message("scale.maxDownRate is greater than 1"))]
     pub max_down_rate: Option<f64>,
 
+    /// Percentage of the pods' room that must stay free in the lower count before the count is lowered to it, so that a load on the edge between
+    /// two counts does not change the count again and again. Default 5. Between 0 and 50.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 50))]
+    pub down_tolerance: Option<i32>,
+
     /// Whether an upgraded connection, such as a WebSocket, counts as a request until it ends and so keeps its pod. Default true. With
     /// false such connections are cut off when the count goes down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -169,6 +175,7 @@ impl Scale {
             down_delay: self.down_delay.or(defaults.down_delay),
             max_up_rate: self.max_up_rate.or(defaults.max_up_rate),
             max_down_rate: self.max_down_rate.or(defaults.max_down_rate),
+            down_tolerance: self.down_tolerance.or(defaults.down_tolerance),
             count_upgrades: self.count_upgrades.or(defaults.count_upgrades),
             keep_alive_probe: self
                 .keep_alive_probe

@@ -17,7 +17,10 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Result;
 use clap::Subcommand;
 
-use crate::{cluster::Cluster, scene::Scene};
+use crate::{
+    cluster::{Cluster, Progress, fake},
+    scene::Scene,
+};
 
 /// What can be measured.
 #[derive(Debug, Clone, Subcommand)]
@@ -49,7 +52,7 @@ pub enum Bench {
         #[arg(long, default_value_t = 7)]
         rounds: usize,
     },
-    /// From a request to the new count at 50 to 500 wakes a second, beside a bare client's patches
+    /// From a request to the new count at 50 to 500 wakes a second, beside a bare client's patches; pods are faked by kwok
     Wakes {
         /// Functions
         #[arg(long, default_value_t = 400)]
@@ -124,6 +127,18 @@ impl Bench {
                 | Self::Sleeping { .. }
                 | Self::Rude { .. }
         )
+    }
+
+    /// Gets what this measurement needs besides the cluster, from outside of the cluster's network namespace.
+    ///
+    /// # Errors
+    /// If it cannot be had.
+    pub async fn prepare(&self) -> Result<()> {
+        if !matches!(self, Self::Wakes { .. }) {
+            return Ok(());
+        }
+        let progress = Progress::shown();
+        fake::ensure(&Cluster::up(&progress).await?, &progress).await
     }
 
     /// Runs a measurement that needs no cluster, on a thread of its own, whose core it may choose.

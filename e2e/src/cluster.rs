@@ -19,6 +19,7 @@ mod binaries;
 mod cgroup;
 mod components;
 mod daemon;
+pub mod fake;
 mod health;
 pub mod images;
 mod layout;

@@ -111,7 +111,10 @@ async fn run(command: Command) -> Result<ExitCode> {
         } => suite::run(&filter, only_cluster).await,
         Command::Conform { filter } => conform::run_alone(&filter).await,
         Command::Bench { bench } if bench.is_alone() => bench.run_alone(),
-        Command::Bench { .. } => installed_inside("bench").await,
+        Command::Bench { bench } => {
+            bench.prepare().await?;
+            installed_inside("bench").await
+        }
         Command::Fuzz(fuzz) => fuzz::run(&fuzz).await,
         Command::Chaos { .. } => installed_inside("chaos").await,
         Command::Inside { image, what } => inside(&image, &what).await,

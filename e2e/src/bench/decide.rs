@@ -13,21 +13,23 @@ pub(super) fn run() {
         "\nan hour of a noisy load (requests arrive at random, each takes a second), target 10, utilization 70 %: changes of the count, most pods"
     );
     println!(
-        "{:>22} {:>20} {:>20} {:>20} {:>20}",
+        "{:>22} {:>20} {:>20} {:>20} {:>20} {:>26}",
         "requests at once",
         "panic 6s, delay 0",
         "panic 1s, delay 0",
         "panic 1s, delay 30s",
-        "panic 1s, delay 60s"
+        "panic 1s, delay 60s",
+        "and a tolerance of 5 %"
     );
     for load in [5.0, 7.0, 14.0, 20.0, 50.0, 70.0, 140.0] {
-        let cells = [(6, 0), (1, 0), (1, 30), (1, 60)].map(|(panic, delay)| {
-            let (changes, most) = hour(load, panic, delay);
+        let cells = [(6, 0, 0.0), (1, 0, 0.0), (1, 30, 0.0), (1, 60, 0.0), (1, 60, 0.05)];
+        let cells = cells.map(|(panic, delay, tolerance)| {
+            let (changes, most) = hour(load, panic, delay, tolerance);
             format!("{changes} changes, {most}")
         });
         println!(
-            "{load:>22} {:>20} {:>20} {:>20} {:>20}",
-            cells[0], cells[1], cells[2], cells[3]
+            "{load:>22} {:>20} {:>20} {:>20} {:>20} {:>26}",
+            cells[0], cells[1], cells[2], cells[3], cells[4]
         );
     }
 }
@@ -66,12 +68,13 @@ fn cost() {
 }
 
 /// How often the count changes in an hour, and its most.
-fn hour(load: f64, panic: u64, delay: u64) -> (usize, u32) {
+fn hour(load: f64, panic: u64, delay: u64, tolerance: f64) -> (usize, u32) {
     let policy = Policy {
         target: 10.0,
         max: 100,
         panic_window: Duration::from_secs(panic),
         down_delay: Duration::from_secs(delay),
+        down_tolerance: tolerance,
         ..Policy::default()
     };
     let mut random = fastrand::Rng::with_seed(7);

@@ -1,6 +1,9 @@
 //! Many Functions woken in a second: what the operator adds to the API server's own time.
 //!
-//! The pods can run nowhere (no node has the label that they select), so that nothing but the way from a request to the new count is measured.
+//! The pods run on a node without a kubelet, so that starting them costs next to nothing and the control plane alone is measured. Every request is
+//! answered in the end, by one server for all pods.
+
+mod answers;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -22,6 +25,8 @@ use tokio::{
 use crate::{
     bench::{percentile, sorted_ms},
     client,
+    cluster::fake::{self, FakeNode},
+    install,
     scene::{Scene, eventually},
 };
 
@@ -32,40 +37,77 @@ const LIMIT: Duration = Duration::from_secs(60);
 type Seen = Arc<Mutex<BTreeMap<String, Instant>>>;
 
 pub(super) async fn run(scene: &Scene, functions: usize, rates: &[u32]) -> Result<()> {
+    let node = FakeNode::start(&scene.cluster).await?;
+    let server = answers::serve().await?;
+    let measured = measure(scene, functions, rates).await;
+    server.abort();
+    node.remove().await?;
+    measured
+}
+
+async fn measure(scene: &Scene, functions: usize, rates: &[u32]) -> Result<()> {
     let ebb: Vec<String> = (0..functions).map(|i| format!("wake-{i}")).collect();
     let raw: Vec<String> = (0..functions).map(|i| format!("raw-{i}")).collect();
     println!("making {functions} Functions and as many Deployments");
     make(scene, &ebb, &raw).await?;
     let seen: Seen = Arc::default();
     let watching = tokio::spawn(watch(scene.clone(), seen.clone()));
-    println!("from a request, or a bare client's patch, to the new count in a watch:");
+    println!(
+        "p50 and p99 in ms; bare: from a client's patch to the new count in a watch; Ebb: from a request to the same; wake: from the wake's arrival at the operator to the API server's answer"
+    );
     for &rate in rates {
         let count = functions.min(rate as usize * 4);
         let bare = patches(scene, &raw[..count], rate, &seen).await?;
+        let began = k8s_openapi::jiff::Timestamp::now();
         let woken = requests(scene, &ebb[..count], rate, &seen).await?;
-        let show = |times: &[Duration]| {
-            let ms = sorted_ms(times);
+        let writes = writes(scene, began).await?;
+        let [bare, woken, writes] = [bare, woken, writes].map(|times| {
+            let ms = sorted_ms(&times);
             (percentile(&ms, 0.5), percentile(&ms, 0.99))
-        };
-        let (bare, woken) = (show(&bare), show(&woken));
+        });
         println!(
-            "  {rate:>3} a second, {count} of them: bare patch p50 {:>6.1} p99 {:>6.1} ms   Ebb p50 {:>6.1} p99 {:>6.1} ms   ratio of p50 {:.2}, of p99 {:.2}",
+            "  {rate:>3} a second, {count} of them: bare {:>6.1} {:>6.1}   Ebb {:>6.1} {:>6.1} ({:.2} and {:.2} times)   wake {:>6.1} {:>6.1} ({:.2} and {:.2} times; bar 1.5, and p99 20 ms at 100)",
             bare.0,
             bare.1,
             woken.0,
             woken.1,
             woken.0 / bare.0,
-            woken.1 / bare.1
+            woken.1 / bare.1,
+            writes.0,
+            writes.1,
+            writes.0 / bare.0,
+            writes.1 / bare.1
         );
     }
     watching.abort();
     Ok(())
 }
 
+/// How long the operators took from wakes to their writes since `began`, by their own logs.
+async fn writes(scene: &Scene, began: k8s_openapi::jiff::Timestamp) -> Result<Vec<Duration>> {
+    let since = format!("--since-time={began}");
+    let logs = [
+        "--namespace",
+        install::NAMESPACE,
+        "logs",
+        "--selector=app.kubernetes.io/component=operator",
+        "--tail=-1",
+        &since,
+    ];
+    let logs = scene.cluster.kubectl(&logs).await?;
+    let lines = logs
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let times: Vec<Duration> = lines
+        .filter_map(|line| Some(Duration::from_micros(line["after_wake_us"].as_u64()?)))
+        .collect();
+    ensure!(!times.is_empty(), "the operators' logs have no start from zero");
+    Ok(times)
+}
+
 async fn make(scene: &Scene, ebb: &[String], raw: &[String]) -> Result<()> {
-    let nowhere = json!({"ebb.dev/nowhere": "true"});
-    let spec =
-        json!({"template": {"spec": {"nodeSelector": nowhere}}, "scale": {"idleAfter": "1s"}});
+    let pod = fake::pod_spec();
+    let spec = json!({"template": {"spec": pod}, "port": answers::PORT, "scale": {"idleAfter": "1s"}});
     stream::iter(ebb)
         .map(|name| scene.apply(name, spec.clone()))
         .buffer_unordered(8)
@@ -74,12 +116,13 @@ async fn make(scene: &Scene, ebb: &[String], raw: &[String]) -> Result<()> {
     for name in ebb {
         scene.wait_condition(name, "Routed", "True", LIMIT).await?;
     }
-    let container = json!({"name": "app", "image": scene.image});
+    let mut pod = pod;
+    pod["containers"] = json!([{"name": "app", "image": scene.image}]);
     for name in raw {
         let deployment: Deployment = serde_json::from_value(json!({
             "metadata": {"name": name},
             "spec": {"replicas": 0, "selector": {"matchLabels": {"app": name}}, "template": {
-                "metadata": {"labels": {"app": name}}, "spec": {"nodeSelector": nowhere, "containers": [container]}}},
+                "metadata": {"labels": {"app": name}}, "spec": pod}},
         }))?;
         scene
             .api()
@@ -183,7 +226,6 @@ async fn requests(
     }
     let times = at_rate(names, rate, seen, |name| {
         let address = addresses[&name];
-        // It is never answered, and ends with its task.
         async move { drop(client::get(address, "wake", "/").await) }
     })
     .await?;

@@ -41,6 +41,9 @@ pub struct Policy {
     pub max_up_rate: f64,
     /// The count may be lowered to the ready pods divided by this at once; above 1.
     pub max_down_rate: f64,
+    /// Share of the pods' room that must be free in the lower count before it is gone to; Knative has none. A load on the edge between two counts
+    /// then changes the count once, however it trembles. 0 to below 1.
+    pub down_tolerance: f64,
     /// How long the load must be lower before the count is lowered.
     pub down_delay: Duration,
     /// Time without any request after which the last pod goes.
@@ -69,6 +72,7 @@ impl Default for Policy {
             activation: 1,
             max_up_rate: 1000.0,
             max_down_rate: 2.0,
+            down_tolerance: 0.0,
             down_delay: Duration::ZERO,
             idle_after: Duration::from_secs(60),
         }

@@ -13,6 +13,8 @@ pub enum Reason {
     UpRate,
     /// The load asks for less than the rate of the way down allows.
     DownRate,
+    /// The load would fit into fewer pods, but without the room that the tolerance asks for.
+    DownTolerance,
     /// The load has not been lower for as long as the delay asks.
     DownDelay,
     /// The least that is started.
@@ -37,12 +39,13 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for metrics.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Stable,
         Self::Panic,
         Self::PanicHold,
         Self::UpRate,
         Self::DownRate,
+        Self::DownTolerance,
         Self::DownDelay,
         Self::Activation,
         Self::Initial,
@@ -63,6 +66,7 @@ impl Reason {
             Self::PanicHold => "panic_hold",
             Self::UpRate => "up_rate",
             Self::DownRate => "down_rate",
+            Self::DownTolerance => "down_tolerance",
             Self::DownDelay => "down_delay",
             Self::Activation => "activation",
             Self::Initial => "initial",

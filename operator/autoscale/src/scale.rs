@@ -83,7 +83,11 @@ impl Memory {
         );
         let over = panic / running >= policy.panic_threshold;
         self.enter_or_leave_panic(over, policy.window, now);
-        let mut scaled = bounds.apply(stable, Reason::Stable);
+        let roomy = (load.stable / (policy.aim() * (1.0 - policy.down_tolerance))).ceil();
+        let mut scaled = match roomy.min(f64::from(ready)) {
+            kept if kept > stable => bounds.apply(kept, Reason::DownTolerance),
+            _ => bounds.apply(stable, Reason::Stable),
+        };
         if self.is_panicking() {
             let urgent = bounds.apply(panic, Reason::Panic);
             if urgent.count > scaled.count {

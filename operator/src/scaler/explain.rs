@@ -19,6 +19,10 @@ pub fn decision(policy: &Policy, decision: &Decision) -> String {
         Reason::PanicHold => format!("what a sudden rise has asked for stays for {window:?}"),
         Reason::UpRate => format!("scale.maxUpRate bounds the way up ({over_panic})"),
         Reason::DownRate => format!("scale.maxDownRate bounds the way down ({over_window})"),
+        Reason::DownTolerance => format!(
+            "fewer pods would have less than {:.0} % of their room free ({over_window})",
+            policy.down_tolerance * 100.0
+        ),
         Reason::DownDelay => format!("scale.downDelay holds the count ({over_window})"),
         Reason::Activation => "scale.activation is the least that starts".into(),
         Reason::Initial => "scale.initial asks for it".into(),

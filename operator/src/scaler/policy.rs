@@ -32,6 +32,9 @@ const PANIC_THRESHOLD: i32 = 200;
 /// Knative has none; a load near the edge between two counts then changes the count for ever.
 const DOWN_DELAY: Duration = Duration::from_secs(60);
 
+/// Knative has none. Without one a load on the edge between two counts goes on changing the count, each time after the delay (`cargo e2e bench decide`).
+const DOWN_TOLERANCE: i32 = 5;
+
 /// What holds for all Functions of the cluster.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scaling {
@@ -88,6 +91,7 @@ impl Scaling {
             activation: count(scale.activation, 1).clamp(1, max),
             max_up_rate: scale.max_up_rate.unwrap_or(1000.0),
             max_down_rate: scale.max_down_rate.unwrap_or(2.0),
+            down_tolerance: share(scale.down_tolerance, DOWN_TOLERANCE),
             down_delay: time(scale.down_delay, DOWN_DELAY),
             idle_after: time(scale.idle_after, WINDOW),
         }
@@ -132,6 +136,7 @@ mod tests {
             max: 100,
             panic_window: Duration::from_secs(1),
             down_delay: Duration::from_secs(60),
+            down_tolerance: 0.05,
             ..Policy::default()
         };
         assert_eq!(policy, expected);

@@ -65,7 +65,9 @@ impl Writer {
         match self.try_write(key, write).await {
             Ok(version) => {
                 let (reason, note) = (write.reason, &write.note);
-                tracing::info!(function = %key, revision, from, to, reason, note, "scaled");
+                // Only a start from zero has one.
+                let after_wake_us = write.woken.map(|woken| woken.elapsed().as_micros() as u64);
+                tracing::info!(function = %key, revision, from, to, reason, note, after_wake_us, "scaled");
                 Ok(version)
             }
             Err(kube::Error::Api(status)) if status.is_conflict() => {

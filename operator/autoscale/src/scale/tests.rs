@@ -235,3 +235,23 @@ fn a_delay_holds_the_greatest_count() {
     at_once.row(0.0, (40.0, 40.0), 1, 4, false);
     at_once.row(0.5, (20.0, 20.0), 1, 2, false);
 }
+
+#[test]
+fn a_load_that_trembles_on_the_edge_changes_the_count_once() {
+    let tolerant = Policy {
+        panic_threshold: 100.0,
+        down_tolerance: 0.05,
+        ..policy(10.0)
+    };
+    let mut case = Case::new(tolerant);
+    let mut row = |at: f64, load: f64, ready, count| case.row(at, (load, load), ready, count, false);
+    row(0.0, 30.0, 3, 3);
+    row(2.0, 30.2, 3, 4);
+    assert_eq!(row(4.0, 29.8, 4, 4), Reason::DownTolerance);
+    row(6.0, 30.2, 4, 4);
+    row(8.0, 28.6, 4, 4);
+    assert_eq!(row(10.0, 28.4, 4, 3), Reason::Stable);
+    // What is left while pods go does not raise the count again.
+    row(12.0, 28.4, 4, 3);
+    row(14.0, 0.0, 3, 0);
+}
