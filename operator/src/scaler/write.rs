@@ -20,8 +20,12 @@ use crate::scaler::unit::{Write, counts::Failed};
 /// Writes under way at once. The API server answers one in some 2 ms, so this is thousands a second; more would only open more connections.
 const CONCURRENT: usize = 16;
 
-/// Of these, writes that no request waits for. The rest of the places are for starts from zero, so that they never queue behind the others.
-const CONCURRENT_OTHERS: usize = 8;
+/// Of these, raises of what runs already. The rest of the places are for starts from zero, so that they never queue behind the others.
+const CONCURRENT_RAISES: usize = 8;
+
+/// Of these, writes of lower counts, for which nobody waits. Functions that fall idle do so at the seconds at which activators report, so they come
+/// many at once, and on a small API server each takes its time from a start.
+const CONCURRENT_LOWERS: usize = 2;
 
 /// Kubernetes deletes pods of a lower cost first; all others have 0.
 const COST_GO_FIRST: &str = "-2147483648";
@@ -32,7 +36,8 @@ pub struct Writer {
     client: Client,
     lead: watch::Receiver<Leadership>,
     places: Arc<Semaphore>,
-    others: Arc<Semaphore>,
+    raises: Arc<Semaphore>,
+    lowers: Arc<Semaphore>,
 }
 
 impl Writer {
@@ -42,7 +47,8 @@ impl Writer {
             client,
             lead,
             places: Arc::new(Semaphore::new(CONCURRENT)),
-            others: Arc::new(Semaphore::new(CONCURRENT_OTHERS)),
+            raises: Arc::new(Semaphore::new(CONCURRENT_RAISES)),
+            lowers: Arc::new(Semaphore::new(CONCURRENT_LOWERS)),
         }
     }
 
@@ -52,9 +58,14 @@ impl Writer {
     /// Why it was not written. What a person should know of it is logged here; the caller only decides again.
     pub async fn write(&self, key: &FunctionKey, write: &Write) -> Result<String, Failed> {
         // The semaphores are never closed.
-        let _other = match write.woken {
-            None => Some(self.others.acquire().await.map_err(|_| Failed::Error)?),
+        let patient = match write.woken {
             Some(_) => None,
+            None if write.to > write.from => Some(&self.raises),
+            None => Some(&self.lowers),
+        };
+        let _patient = match patient {
+            Some(places) => Some(places.acquire().await.map_err(|_| Failed::Error)?),
+            None => None,
         };
         let _place = self.places.acquire().await.map_err(|_| Failed::Error)?;
         // Only now: waiting for a place may have taken longer than the lease lasts.
