@@ -73,8 +73,7 @@ pub(crate) fn to_http1<B>(request: &mut http::Request<B>, chunked: bool) {
         if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
             request.headers_mut().insert(header::HOST, host);
         }
-        let path = request.uri().path_and_query().cloned();
-        *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+        *request.uri_mut() = relative(request.uri());
     }
     if chunked {
         // Said explicitly because hyper would send no body of unknown length with a GET or HEAD.
@@ -149,8 +148,7 @@ fn set_host(head: &mut request::Parts, default: impl FnOnce() -> String) -> Resu
         }
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| bad())?;
         head.headers.insert(header::HOST, host);
-        let path = head.uri.path_and_query().cloned();
-        head.uri = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+        head.uri = relative(&head.uri);
         return Ok(());
     }
     if has_host {
@@ -163,6 +161,13 @@ fn set_host(head: &mut request::Parts, default: impl FnOnce() -> String) -> Resu
     let host = HeaderValue::try_from(default()).map_err(|_| bad())?;
     head.headers.insert(header::HOST, host);
     Ok(())
+}
+
+/// A target without its authority. Of `http://host#x` there is an empty path, which would be written as nothing.
+fn relative(target: &Uri) -> Uri {
+    let path = target.path_and_query().filter(|path| path.as_str() != "/");
+    let path = path.cloned();
+    Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")))
 }
 
 /// Whether a Host is a name or an address (RFC 3986 section 3.2.2), which may be empty, and perhaps a port. What is no host to us could be another
@@ -296,6 +301,10 @@ mod tests {
         let head = forwarded(Request::get("http://real:81/x").header("host", "other")).unwrap();
         assert_eq!(head.headers["host"], "real:81");
         assert_eq!(head.uri, "/x");
+        for (target, path) in [("http://real#x", "/"), ("http://real?y#x", "/?y")] {
+            let head = forwarded(Request::get(target)).unwrap();
+            assert_eq!(head.uri.to_string(), path, "{target}");
+        }
         let head = forwarded(Request::get("/").version(Version::HTTP_10)).unwrap();
         assert_eq!(head.headers["host"], "hello.shop");
         assert_eq!(head.version, Version::HTTP_11);

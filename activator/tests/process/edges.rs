@@ -84,6 +84,10 @@ async fn hosts() {
             "absolute target",
             request("GET http://real/echo HTTP/1.1", &[HOST], ""),
         ),
+        good(
+            "absolute target without a path",
+            request("GET http://real#/echo HTTP/1.1", &[HOST], ""),
+        ),
         bad("none in HTTP/1.1", request(GET, &[], ""), &[400]),
         bad(
             "none beside an absolute target",
@@ -160,6 +164,7 @@ async fn hosts() {
             "[::1]:80",
             "",
             "hello.shop",
+            "real",
             "real"
         ]
     );
