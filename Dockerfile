@@ -5,8 +5,8 @@ WORKDIR /src
 COPY . .
 # Static, so that the image needs nothing else; with --target the flag does not reach build scripts and macros.
 RUN target=$(rustc -vV | sed -n 's/^host: //p') \
- && RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target "$target" -p operator -p activator \
- && mkdir /out && cp "target/$target/release/operator" "target/$target/release/activator" /out/
+ && RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile dist --locked --target "$target" -p operator -p activator \
+ && mkdir /out && cp "target/$target/dist/operator" "target/$target/dist/activator" /out/
 
 FROM scratch AS operator
 COPY --from=build /out/operator /operator

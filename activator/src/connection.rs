@@ -208,6 +208,7 @@ where
     F: Future + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        self.0.spawn(Deadline::of_stream(stream));
+        // Boxed, since a future that takes another one has room for it twice: half of what a request that waits takes.
+        self.0.spawn(Deadline::of_stream(Box::pin(stream)));
     }
 }
