@@ -14,8 +14,12 @@ const LONGEST: usize = 128;
 /// The request's ID: the client's, or a new one, which the pod then gets, too.
 pub(crate) fn request_id(headers: &mut HeaderMap) -> HeaderValue {
     let kept = headers.get(REQUEST_ID).filter(|id| is_printable(id));
-    if let Some(id) = kept {
-        return id.clone();
+    if let Some(id) = kept.cloned() {
+        // Of several, only the one that the answer and the log have.
+        if headers.get_all(REQUEST_ID).iter().nth(1).is_some() {
+            headers.insert(REQUEST_ID, id.clone());
+        }
+        return id;
     }
     let id = hex([fastrand::u64(..), fastrand::u64(..)]);
     headers.insert(REQUEST_ID, id.clone());
@@ -24,7 +28,9 @@ pub(crate) fn request_id(headers: &mut HeaderMap) -> HeaderValue {
 
 /// Starts a trace, unless the request belongs to one. It is not sampled: who wants that decides before this hop.
 pub(crate) fn trace(headers: &mut HeaderMap) {
-    if headers.contains_key(TRACE_PARENT) {
+    let mut parents = headers.get_all(TRACE_PARENT).iter();
+    // Several are none: nobody could tell which is meant.
+    if parents.next().is_some() && parents.next().is_none() {
         return;
     }
     let mut value = *b"00-00000000000000000000000000000000-0000000000000000-00";
@@ -73,7 +79,9 @@ mod tests {
             assert_ne!(request_id(&mut headers), bad);
         }
         headers.insert(REQUEST_ID, HeaderValue::from_static("mine-1"));
+        headers.append(REQUEST_ID, HeaderValue::from_static("mine-2"));
         assert_eq!(request_id(&mut headers), "mine-1");
+        assert_eq!(headers.get_all(REQUEST_ID).iter().count(), 1);
     }
 
     #[test]
@@ -90,5 +98,9 @@ mod tests {
         assert!(value.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit()));
         trace(&mut headers);
         assert_eq!(headers[TRACE_PARENT], value.as_str());
+        headers.append(TRACE_PARENT, HeaderValue::from_static("00-1-2-00"));
+        trace(&mut headers);
+        assert_eq!(headers.get_all(TRACE_PARENT).iter().count(), 1);
+        assert_ne!(headers[TRACE_PARENT], value.as_str());
     }
 }
