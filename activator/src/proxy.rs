@@ -99,7 +99,9 @@ impl Proxy {
             metrics: &self.metrics,
             line: self.access.begin(client, &request, &id),
         };
-        let admitted = self.admit().and_then(|()| self.route(client, entry, &request));
+        let admitted = self
+            .admit()
+            .and_then(|()| self.route(client, entry, &request));
         let answered = match admitted {
             Ok(function) => {
                 let line = &mut unanswered.line;

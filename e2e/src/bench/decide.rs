@@ -22,7 +22,13 @@ pub(super) fn run() {
         "and a tolerance of 5 %"
     );
     for load in [5.0, 7.0, 14.0, 20.0, 50.0, 70.0, 140.0] {
-        let cells = [(6, 0, 0.0), (1, 0, 0.0), (1, 30, 0.0), (1, 60, 0.0), (1, 60, 0.05)];
+        let cells = [
+            (6, 0, 0.0),
+            (1, 0, 0.0),
+            (1, 30, 0.0),
+            (1, 60, 0.0),
+            (1, 60, 0.05),
+        ];
         let cells = cells.map(|(panic, delay, tolerance)| {
             let (changes, most) = hour(load, panic, delay, tolerance);
             format!("{changes} changes, {most}")

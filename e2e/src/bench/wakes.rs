@@ -101,13 +101,17 @@ async fn writes(scene: &Scene, began: k8s_openapi::jiff::Timestamp) -> Result<Ve
     let times: Vec<Duration> = lines
         .filter_map(|line| Some(Duration::from_micros(line["after_wake_us"].as_u64()?)))
         .collect();
-    ensure!(!times.is_empty(), "the operators' logs have no start from zero");
+    ensure!(
+        !times.is_empty(),
+        "the operators' logs have no start from zero"
+    );
     Ok(times)
 }
 
 async fn make(scene: &Scene, ebb: &[String], raw: &[String]) -> Result<()> {
     let pod = fake::pod_spec();
-    let spec = json!({"template": {"spec": pod}, "port": answers::PORT, "scale": {"idleAfter": "1s"}});
+    let spec =
+        json!({"template": {"spec": pod}, "port": answers::PORT, "scale": {"idleAfter": "1s"}});
     stream::iter(ebb)
         .map(|name| scene.apply(name, spec.clone()))
         .buffer_unordered(8)

@@ -44,7 +44,10 @@ pub async fn ensure(cluster: &Cluster, progress: &Progress) -> Result<()> {
 
 fn module(cluster: &Cluster) -> Result<Module> {
     let layout = cluster.layout();
-    Module::of(layout.context("a fake node needs this checkout's own cluster")?, "kwok")
+    Module::of(
+        layout.context("a fake node needs this checkout's own cluster")?,
+        "kwok",
+    )
 }
 
 /// What a pod needs to run on the fake node and nowhere else.
@@ -58,7 +61,9 @@ impl FakeNode {
     /// # Errors
     /// If kwok was not built, or cannot be started.
     pub async fn start(cluster: &Cluster) -> Result<Self> {
-        let layout = cluster.layout().context("a fake node needs this checkout's own cluster")?;
+        let layout = cluster
+            .layout()
+            .context("a fake node needs this checkout's own cluster")?;
         let stages: PathBuf = layout.state().join("kwok.yaml");
         std::fs::write(&stages, STAGES)?;
         shell::run("ip", &["route", "replace", "local", PODS, "dev", "lo"]).await?;

@@ -18,7 +18,8 @@ pub(super) async fn serve() -> Result<JoinHandle<()>> {
     let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
     Ok(tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer));
+            let connection =
+                http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer));
             tokio::spawn(connection);
         }
     }))

@@ -244,7 +244,8 @@ fn a_load_that_trembles_on_the_edge_changes_the_count_once() {
         ..policy(10.0)
     };
     let mut case = Case::new(tolerant);
-    let mut row = |at: f64, load: f64, ready, count| case.row(at, (load, load), ready, count, false);
+    let mut row =
+        |at: f64, load: f64, ready, count| case.row(at, (load, load), ready, count, false);
     row(0.0, 30.0, 3, 3);
     row(2.0, 30.2, 3, 4);
     assert_eq!(row(4.0, 29.8, 4, 4), Reason::DownTolerance);
