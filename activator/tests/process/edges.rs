@@ -73,6 +73,7 @@ async fn check(rows: Vec<Row>) -> Vec<Seen> {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "it is a table")]
 async fn hosts() {
     let seen = check(vec![
         good("plain", request(GET, &[HOST], "")),
