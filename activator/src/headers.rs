@@ -302,7 +302,7 @@ mod tests {
         assert_eq!(head.headers["host"], "real:81");
         assert_eq!(head.uri, "/x");
         for (target, path) in [("http://real#x", "/"), ("http://real?y#x", "/?y")] {
-            let head = forwarded(Request::get(target)).unwrap();
+            let head = forwarded(Request::get(target).header("host", "real")).unwrap();
             assert_eq!(head.uri.to_string(), path, "{target}");
         }
         let head = forwarded(Request::get("/").version(Version::HTTP_10)).unwrap();

@@ -11,7 +11,6 @@ use tokio::{net::TcpStream, task::JoinSet};
 use crate::support::{
     backend::Backend,
     client::{self, Raw},
-    eventually,
     process::Process,
 };
 
@@ -58,6 +57,10 @@ async fn work_is_refused_before_memory_runs_out_and_taken_when_there_is_some() {
     }
     let line = process.logs("that it refuses", is_about_memory).await;
     assert_eq!(line["limit_mib"], 128);
+    assert!(
+        line["resident_mib"].as_u64() < Some(128),
+        "too late: {line}"
+    );
 
     let refused = client::on(&mut kept, client::request("/hello")).await;
     assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
@@ -74,10 +77,10 @@ async fn work_is_refused_before_memory_runs_out_and_taken_when_there_is_some() {
     assert!(process.metric("ebb_activator_resident_bytes ").await > 100e6);
 
     waiting.shutdown().await;
-    eventually("there is memory again", async || {
-        (process.metric(SHEDDING).await == 0.0).then_some(())
-    })
-    .await;
+    // Nobody asks it for anything meanwhile: it finds out by itself.
+    let again = |line: &Value| line["message"] == "there is memory again";
+    process.logs("that there is memory", again).await;
+    assert_eq!(process.metric(SHEDDING).await, 0.0);
     let backend = Backend::start("a");
     process.serves(&backend).await;
     let answer = client::get(process.address, "/hello").await;

@@ -29,6 +29,9 @@ const RISE: Duration = Duration::from_millis(250);
 /// A sample of a shorter time says nothing; it comes with the next one.
 const SHORTEST: Duration = Duration::from_millis(200);
 
+/// A rate is of this time at least. Ten requests that a stall has let come within half a second are no load of twenty a second.
+const SECOND: Duration = Duration::from_secs(1);
+
 /// Integrates the number of requests over time.
 #[derive(Debug)]
 pub(crate) struct Activity {
@@ -132,7 +135,7 @@ impl Activity {
         }
         self.quiet = !active;
         let counted = now.saturating_duration_since(self.counted);
-        let mut rps = f64::from(self.arrivals) / counted.max(SHORTEST).as_secs_f64();
+        let mut rps = f64::from(self.arrivals) / counted.max(SECOND).as_secs_f64();
         if regular {
             (self.counted, self.arrivals, self.rps) = (now, 0, rps);
         } else {

@@ -315,6 +315,20 @@ async fn a_sudden_rise_is_noticed_once_and_sampled_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn arrivals_of_half_a_second_are_not_taken_for_half_of_a_rate() {
+    let (gate, _) = gate(10);
+    gate.update(target(0, &[("a", Serving)]));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(gate.sample(true), None);
+    let slots: Vec<_> = (0..10).map(|_| slot(&gate)).collect();
+    tokio::time::advance(Duration::from_millis(470)).await;
+    assert_eq!(gate.sample(false).unwrap().rps, 10.0);
+    drop(slots);
+    tokio::time::advance(Duration::from_millis(530)).await;
+    assert_eq!(gate.sample(true).unwrap().rps, 10.0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rise_is_sampled_for_what_it_came_to() {
     let (gate, _) = gate(10);
     gate.update(target(0, &[("a", Serving)]));
