@@ -108,12 +108,13 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Bytes that the request keeps in memory while it is not sent: its head, and over HTTP/2 what its client may send of its
-    /// body; over HTTP/1.1 the body is `unread` and stays in the socket.
-    pub(crate) fn bytes(&self, unread: bool) -> usize {
-        let Some(request) = &self.request else {
+    /// Prepares the request for waiting. Returns the bytes that it keeps in memory meanwhile: its head, and over HTTP/2 what its client may send
+    /// of its body; over HTTP/1.1 the body is `unread` and stays in the socket.
+    pub(crate) fn rest(&mut self, unread: bool) -> usize {
+        let Some(request) = &mut self.request else {
             return 0;
         };
+        headers::detach(request);
         let headers = request.headers().iter();
         let head: usize = headers
             .map(|(name, value)| name.as_str().len() + value.len())

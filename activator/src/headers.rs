@@ -102,6 +102,23 @@ pub(crate) fn to_http2<B>(request: &mut http::Request<B>) {
     }
 }
 
+/// Copies the head of a request of [`to_pod`] out of the buffer that it was read into, so that a request of some hundred bytes does not keep a buffer
+/// of 8 KiB for as long as it waits.
+pub(crate) fn detach<B>(request: &mut http::Request<B>) {
+    for value in request.headers_mut().values_mut() {
+        if let Ok(mut copy) = HeaderValue::from_bytes(value.as_bytes()) {
+            copy.set_sensitive(value.is_sensitive());
+            *value = copy;
+        }
+    }
+    // One that was written for HTTP/2 already was copied then.
+    let relative = Some(request.uri()).filter(|uri| uri.authority().is_none());
+    let target = relative.and_then(|uri| uri.path_and_query());
+    if let Some(Ok(copy)) = target.map(|target| PathAndQuery::try_from(target.as_str())) {
+        *request.uri_mut() = Uri::from(copy);
+    }
+}
+
 /// Turns a pod's response head into the one that the client gets.
 pub(crate) fn to_client(head: &mut http::response::Parts) {
     strip_hop_by_hop(&mut head.headers);
@@ -309,6 +326,25 @@ mod tests {
         assert_eq!(head.headers["host"], "hello.shop");
         assert_eq!(head.version, Version::HTTP_11);
         assert!(forwarded(Request::connect("real:81")).is_err());
+    }
+
+    #[test]
+    fn a_detached_head_is_the_same() {
+        let request = Request::get("/x?y=%20z").header("a", "1").header("a", "2");
+        let mut request = request.body(()).unwrap();
+        let value = request.headers_mut().get_mut("a").unwrap();
+        value.set_sensitive(true);
+        let before = (request.uri().clone(), request.headers().clone());
+        detach(&mut request);
+        assert_eq!((request.uri(), request.headers()), (&before.0, &before.1));
+        assert!(request.headers()["a"].is_sensitive());
+        let mut written = Request::get("/x").header("host", "real").body(()).unwrap();
+        to_http2(&mut written);
+        detach(&mut written);
+        assert_eq!(written.uri(), "http://real/x");
+        let mut all = Request::options("*").body(()).unwrap();
+        detach(&mut all);
+        assert_eq!(all.uri(), "*");
     }
 
     #[test]

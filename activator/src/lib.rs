@@ -74,6 +74,7 @@ pub use crate::{
 /// If it cannot start.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     telemetry::init(&args.logging())?;
+    memory::by_the_page();
     let asked = shutdown::on_signal()?;
     let activator = Activator::start(args)?;
     asked.cancelled().await;

@@ -61,13 +61,14 @@ impl Ports {
         }
         let stop = self.server.stop.child_token();
         let told = Arc::new(Mutex::new(None));
-        let listening = listen(
+        // Boxed: a future that takes another one has room for it twice, and there may be thousands of these.
+        let listening = Box::pin(listen(
             (self.address, port),
             Arc::clone(function),
             Arc::clone(&self.server),
             Arc::clone(&self.operators),
             Arc::clone(&told),
-        );
+        ));
         let stopped = stop.clone();
         self.server.listeners.spawn(async move {
             stopped.run_until_cancelled(listening).await;

@@ -213,7 +213,7 @@ impl Proxy {
         let mut acquired = function.gate.acquire();
         loop {
             exchange.note_wait(&acquired);
-            let slot = hold.slot(acquired, || exchange.bytes(body_unread)).await;
+            let slot = hold.slot(acquired, || exchange.rest(body_unread)).await;
             exchange.note_slot();
             match exchange.attempt(slot?, &self.tunnels).await? {
                 Attempt::Answered(mut response, pod) => {

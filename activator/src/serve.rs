@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -128,5 +129,5 @@ pub(crate) async fn accept(listener: TcpListener, entry: Entry, server: Arc<Serv
             }
         }
     };
-    server.stop.run_until_cancelled(accepting).await;
+    server.stop.run_until_cancelled(pin!(accepting)).await;
 }
