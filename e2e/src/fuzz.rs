@@ -54,6 +54,9 @@ pub struct Fuzz {
     /// Seconds for each; 0 tries only the inputs that are there
     #[arg(long, default_value_t = 30)]
     seconds: u64,
+    /// What chance begins with; another number tries other inputs
+    #[arg(long, default_value_t = 1)]
+    seed: u32,
     /// Take the inputs that reach something new into the repository, and leave out those that do not
     #[arg(long)]
     keep: bool,
@@ -188,6 +191,7 @@ async fn one(folders: &Folders, target: Target, fuzz: &Fuzz) -> Result<Report> {
     let mut command = command(folders, target);
     command
         .args([&length, "-print_final_stats=1"])
+        .arg(format!("-seed={}", fuzz.seed))
         .arg(format!("-artifact_prefix={}/{name}-", broken.display()))
         .arg(format!("-dict={}", words.display()))
         .args([&found, &inputs]);

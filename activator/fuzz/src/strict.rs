@@ -99,11 +99,11 @@ fn body(request: &Request, bytes: &[u8]) -> Read<Vec<u8>> {
     match (&lengths[..], &codings[..]) {
         ([], []) => Ok(Some((Vec::new(), 0))),
         ([length], []) => {
-            if length.is_empty() || length.len() > 12 || !length.iter().all(u8::is_ascii_digit) {
-                return Err("a length that is none");
-            }
-            let number = |sum: usize, digit: &u8| sum * 10 + usize::from(digit - b'0');
-            let length = length.iter().fold(0, number);
+            let digit = |digit: &u8| digit.is_ascii_digit().then(|| usize::from(digit - b'0'));
+            let number = |sum: usize, next: &u8| sum.checked_mul(10)?.checked_add(digit(next)?);
+            let number = length.iter().try_fold(0, number);
+            let length = number.filter(|_| !length.is_empty());
+            let length = length.ok_or("a length that is none")?;
             let body = bytes.get(..length);
             Ok(body.map(|body| (body.to_vec(), length)))
         }
