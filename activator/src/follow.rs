@@ -45,11 +45,11 @@ struct Session {
     picture: HashMap<FunctionKey, Told>,
 }
 
-/// What an operator has told of one Function.
+/// What an operator has told of one Function. Operators that tell the same share it.
 #[derive(Default)]
 struct Told {
-    route: Option<Route>,
-    backends: Option<Backends>,
+    route: Option<Arc<Route>>,
+    backends: Option<Arc<Backends>>,
     certificate: Option<Arc<Certificate>>,
 }
 
@@ -93,11 +93,7 @@ impl Follower {
     /// An operator has told something.
     pub(crate) fn receive(&self, id: SessionId, frame: ToActivator) {
         let mut state = self.state.lock();
-        let Some(session) = state.sessions.get_mut(&id) else {
-            return;
-        };
-        let changed = session.take(frame);
-        match changed {
+        match state.take(id, frame) {
             Change::Function(key) if state.followed == Some(id) => state.apply(&key),
             Change::Standing => state.choose(),
             Change::Function(_) | Change::None => {}
@@ -114,49 +110,73 @@ enum Change {
     None,
 }
 
-impl Session {
-    fn take(&mut self, frame: ToActivator) -> Change {
+impl State {
+    /// Takes over what an operator tells.
+    fn take(&mut self, id: SessionId, frame: ToActivator) -> Change {
         match frame {
             ToActivator::Route(route) => {
                 let key = route.function.clone();
-                self.picture.entry(key.clone()).or_default().route = Some(route);
-                Change::Function(key)
+                let route = self.share(&key, route, |told| told.route.as_ref());
+                self.told(id, key, |told| told.route = Some(route))
             }
             ToActivator::Backends(backends) => {
                 let key = backends.function.clone();
-                self.picture.entry(key.clone()).or_default().backends = Some(backends);
-                Change::Function(key)
+                let backends = self.share(&key, backends, |told| told.backends.as_ref());
+                self.told(id, key, |told| told.backends = Some(backends))
             }
             ToActivator::Certificate(certificate) => {
                 let key = certificate.function.clone();
-                let told = self.picture.entry(key.clone()).or_default();
-                told.certificate = Some(Arc::new(certificate));
-                Change::Function(key)
+                let certificate = self.share(&key, certificate, |told| told.certificate.as_ref());
+                self.told(id, key, |told| told.certificate = Some(certificate))
             }
             ToActivator::NoCertificate { function } => {
-                if let Some(told) = self.picture.get_mut(&function) {
+                let session = self.sessions.get_mut(&id);
+                if let Some(told) = session.and_then(|s| s.picture.get_mut(&function)) {
                     told.certificate = None;
                 }
                 Change::Function(function)
             }
             ToActivator::Remove { function } => {
-                self.picture.remove(&function);
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.picture.remove(&function);
+                }
                 Change::Function(function)
             }
-            ToActivator::Synced => {
-                self.synced = true;
-                Change::Standing
-            }
-            ToActivator::Lead { epoch } => {
-                self.epoch = epoch;
-                Change::Standing
-            }
+            ToActivator::Synced => self.stands(id, |session| session.synced = true),
+            ToActivator::Lead { epoch } => self.stands(id, |session| session.epoch = epoch),
             ToActivator::Unknown => Change::None,
         }
     }
-}
 
-impl State {
+    /// What was told of a Function by this or another operator already, or `told`.
+    fn share<T: PartialEq>(
+        &self,
+        key: &FunctionKey,
+        told: T,
+        part: impl Fn(&Told) -> Option<&Arc<T>>,
+    ) -> Arc<T> {
+        let known = self.sessions.values();
+        let mut known = known.filter_map(|session| part(session.picture.get(key)?));
+        let same = known.find(|known| ***known == told);
+        same.cloned().unwrap_or_else(|| Arc::new(told))
+    }
+
+    fn told(&mut self, id: SessionId, key: FunctionKey, set: impl FnOnce(&mut Told)) -> Change {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return Change::None;
+        };
+        set(session.picture.entry(key.clone()).or_default());
+        Change::Function(key)
+    }
+
+    fn stands(&mut self, id: SessionId, set: impl FnOnce(&mut Session)) -> Change {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return Change::None;
+        };
+        set(session);
+        Change::Standing
+    }
+
     /// Follows the operator with the highest epoch of those that have told everything; without a leader the one followed so far,
     /// else the one connected longest.
     fn choose(&mut self) {
@@ -226,7 +246,7 @@ impl State {
         let Some(route) = &told.route else {
             return false;
         };
-        let (backends, certificate) = (told.backends.as_ref(), told.certificate.as_ref());
+        let (backends, certificate) = (told.backends.as_deref(), told.certificate.as_ref());
         let (function, shared_changed) = self.functions.apply(route, backends, certificate);
         self.ports.open(&function, route.port);
         shared_changed

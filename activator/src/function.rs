@@ -37,8 +37,6 @@ pub(crate) const WAKE_REPEAT: Duration = Duration::from_millis(WAKE_REPEAT_MS);
 /// One Function.
 pub(crate) struct Function {
     pub(crate) key: FunctionKey,
-    /// Of the key, shared with the budget for what waits.
-    pub(crate) namespace: Arc<str>,
     pub(crate) gate: Arc<Gate<Arc<Pod>>>,
     settings: ArcSwap<Settings>,
     /// The pods of the last picture by UID, so that the next one takes over their connections.
@@ -99,7 +97,6 @@ impl Function {
     ) -> Arc<Self> {
         Arc::new_cyclic(|function: &Weak<Self>| Self {
             gate: Gate::new(max_held, notices(function.clone(), Arc::clone(surges))),
-            namespace: key.namespace.as_str().into(),
             key,
             settings: ArcSwap::default(),
             pods: Mutex::default(),

@@ -31,7 +31,8 @@ pub(crate) struct Functions {
 
 struct Known {
     function: Arc<Function>,
-    hosts: Vec<String>,
+    /// What was told last; its hosts count.
+    route: Option<Arc<Route>>,
     /// What was told last, and what was made of it.
     certificate: Option<Arc<Certificate>>,
     certified: Option<Arc<Certified>>,
@@ -101,7 +102,7 @@ impl Functions {
     /// there is one.
     pub(crate) fn apply(
         &self,
-        route: &Route,
+        route: &Arc<Route>,
         backends: Option<&Backends>,
         certificate: Option<&Arc<Certificate>>,
     ) -> (Arc<Function>, bool) {
@@ -115,15 +116,13 @@ impl Functions {
                 &self.metrics,
                 &self.surges,
             ),
-            hosts: Vec::new(),
+            route: None,
             certificate: None,
             certified: None,
         });
         let mut changed = known.certify(certificate);
-        if known.hosts != route.hosts {
-            known.hosts.clone_from(&route.hosts);
-            changed = true;
-        }
+        let before = known.route.replace(Arc::clone(route));
+        changed |= before.is_none_or(|before| before.hosts != route.hosts);
         let function = Arc::clone(&known.function);
         self.count(all.len());
         drop(all);
@@ -148,7 +147,7 @@ impl Functions {
         let mut shared = Shared::default();
         let all = self.all.lock();
         for known in all.values() {
-            for host in &known.hosts {
+            for host in known.route.iter().flat_map(|route| &route.hosts) {
                 let hosts = &mut shared.hosts;
                 hosts
                     .entry(host.clone())

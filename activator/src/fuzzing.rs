@@ -43,7 +43,7 @@ impl Door {
     /// If the system gives no thread.
     pub fn open(args: &Args, route: &Route, backends: &Backends) -> anyhow::Result<Self> {
         let (functions, metrics) = functions()?;
-        let (function, _) = functions.apply(route, Some(backends), None);
+        let (function, _) = functions.apply(&Arc::new(route.clone()), Some(backends), None);
         functions.publish();
         let budget = Budget::new(Most {
             count: 1000,
@@ -83,7 +83,7 @@ impl Hosts {
     pub fn new(routes: &[Route]) -> anyhow::Result<Self> {
         let (functions, _) = functions()?;
         for route in routes {
-            functions.apply(route, None, None);
+            functions.apply(&Arc::new(route.clone()), None, None);
         }
         functions.publish();
         Ok(Self(functions))

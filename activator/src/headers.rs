@@ -8,11 +8,24 @@ use http::{
 use crate::{
     answer::{Reason, Refusal},
     identity,
-    origin::Origin,
+    origin::{self, Origin},
 };
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// What a message may not have removed by naming it in `Connection`: without the first two it would be another message, and the others are how
+/// the pod and its people know whose it is.
+const KEPT: [HeaderName; 8] = [
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::FORWARDED,
+    origin::FOR,
+    origin::HOST,
+    origin::PROTO,
+    identity::REQUEST_ID,
+    identity::TRACE_PARENT,
+];
 
 /// Turns a client's request head into the one that a pod gets. `origin` is `None` if another activator has sent the request on, and has
 /// told where it comes from.
@@ -247,11 +260,8 @@ fn strip_named_by_connection(headers: &mut HeaderMap) {
         }
     }
     headers.remove(header::CONNECTION);
-    for name in named {
-        // Without these two the message would be another one: a client may not have them removed.
-        if name != header::HOST && name != header::CONTENT_LENGTH {
-            headers.remove(name);
-        }
+    for name in named.iter().filter(|name| !KEPT.contains(name)) {
+        headers.remove(name);
     }
 }
 
@@ -279,7 +289,9 @@ mod tests {
         let head = forwarded(
             Request::get("/x?y=1")
                 .header("host", "hello.shop:80")
-                .header("connection", "keep-alive, X-Secret, host")
+                .header("connection", "keep-alive, X-Secret, host, x-forwarded-for")
+                .header("connection", "x-request-id")
+                .header("x-request-id", "mine")
                 .header("x-secret", "1")
                 .header("keep-alive", "timeout=5")
                 .header("upgrade", "websocket")
@@ -308,6 +320,7 @@ mod tests {
                 "x-forwarded-for: 1.2.3.4, 5.6.7.8, 10.0.0.9",
                 "x-forwarded-host: hello.shop:80",
                 "x-forwarded-proto: https",
+                "x-request-id: mine",
             ]
         );
         assert_eq!(head.uri, "/x?y=1");

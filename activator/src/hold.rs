@@ -34,7 +34,7 @@ pub(crate) struct Hold<'a> {
     budget: &'a Arc<Budget>,
     client: &'a Client,
     /// Whether the request's body is unread, so that only watching the socket tells that the client goes away.
-    body_unread: bool,
+    pub(crate) body_unread: bool,
     arrived: Instant,
     /// The start from zero that it waited for, if it had to wait.
     cold_start: Option<Arc<ColdStart>>,
@@ -96,7 +96,7 @@ impl<'a> Hold<'a> {
     }
 
     fn place(&self, bytes: usize) -> Result<Place, Refusal> {
-        let namespace = &self.function.namespace;
+        let namespace = &self.function.key.namespace;
         let tls = self.client.certified.as_ref().map_or(0, |_| TLS);
         let entered = self.budget.enter(namespace, WAITING + tls + bytes);
         entered.map_err(|OverBudget| self.over_budget())

@@ -7,9 +7,9 @@ use std::{net::IpAddr, str::FromStr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(crate) const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(crate) const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(crate) const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// What all requests of a connection have in common.
 #[derive(Debug)]

@@ -82,16 +82,16 @@ impl Proxy {
         self.functions.certified(host)
     }
 
-    /// Answers a request.
+    /// Answers a request. Not an `async fn`, because that has room for each argument twice.
     ///
     /// # Errors
     /// If the client went away, so that there is nobody to answer.
-    pub(crate) async fn answer(
-        &self,
-        client: &Client,
-        entry: &Entry,
+    pub(crate) fn answer<'a>(
+        &'a self,
+        client: &'a Client,
+        entry: &'a Entry,
         mut request: Request<Incoming>,
-    ) -> Result<Response<Reply>, Gone> {
+    ) -> impl Future<Output = Result<Response<Reply>, Gone>> + Send + 'a {
         let id = identity::request_id(request.headers_mut());
         let http2 = request.version() == Version::HTTP_2;
         let grpc = answer::is_grpc(request.headers());
@@ -102,40 +102,47 @@ impl Proxy {
         let admitted = self
             .admit()
             .and_then(|()| self.route(client, entry, &request));
-        let answered = match admitted {
-            Ok(function) => {
-                let line = &mut unanswered.line;
-                self.carry(client, &function, request, line).await
-            }
-            Err(refusal) => Err(refusal.into()),
-        };
-        let mut response = match answered {
-            Ok(response) => {
-                self.metrics.answered(response.status());
-                response
-            }
-            Err(Failure::Refused(refusal)) => {
-                let reason = refusal.reason;
-                self.metrics.refused(reason);
-                let response = refusal.into_response(&id, grpc);
-                if let Some(line) = unanswered.line.take() {
-                    line.refused(reason, &response);
+        async move {
+            let answered = match admitted {
+                Ok(function) => {
+                    let line = &mut unanswered.line;
+                    match self.prepare(client, &function, request, line) {
+                        Ok((mut hold, mut exchange)) => {
+                            self.carry(&function, &mut hold, &mut exchange).await
+                        }
+                        Err(refusal) => Err(refusal.into()),
+                    }
                 }
-                response
+                Err(refusal) => Err(refusal.into()),
+            };
+            let mut response = match answered {
+                Ok(response) => {
+                    self.metrics.answered(response.status());
+                    response
+                }
+                Err(Failure::Refused(refusal)) => {
+                    let reason = refusal.reason;
+                    self.metrics.refused(reason);
+                    let response = refusal.into_response(&id, grpc);
+                    if let Some(line) = unanswered.line.take() {
+                        line.refused(reason, &response);
+                    }
+                    response
+                }
+                Err(Failure::Gone) => return Err(Gone),
+            };
+            // It has an answer, so dropping this is not to count it as gone.
+            std::mem::forget(unanswered);
+            if !response.headers().contains_key(REQUEST_ID) {
+                response.headers_mut().insert(REQUEST_ID, id);
             }
-            Err(Failure::Gone) => return Err(Gone),
-        };
-        // It has an answer, so dropping this is not to count it as gone.
-        std::mem::forget(unanswered);
-        if !response.headers().contains_key(REQUEST_ID) {
-            response.headers_mut().insert(REQUEST_ID, id);
+            // HTTP/2 connections are told to go when this process stops; it has no such header.
+            if !http2 && self.leaving.load(Ordering::Relaxed) && !tunnel::is_switch(&response) {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
+            Ok(response)
         }
-        // HTTP/2 connections are told to go when this process stops; it has no such header.
-        if !http2 && self.leaving.load(Ordering::Relaxed) && !tunnel::is_switch(&response) {
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(header::CONNECTION, close);
-        }
-        Ok(response)
     }
 
     /// Whether there is memory for a request.
@@ -175,14 +182,14 @@ impl Proxy {
         Ok(function)
     }
 
-    /// Brings the request to a pod and the answer back.
-    async fn carry(
-        &self,
-        client: &Client,
-        function: &Arc<Function>,
+    /// Makes the request one for a pod. No future, since that would have room for all that goes through it.
+    fn prepare<'a>(
+        &'a self,
+        client: &'a Client,
+        function: &'a Arc<Function>,
         mut request: Request<Incoming>,
-        line: &mut Pending,
-    ) -> Result<Response<Reply>, Failure> {
+        line: &'a mut Pending,
+    ) -> Result<(Hold<'a>, Exchange<'a>), Refusal> {
         if let Some(line) = line {
             line.is_for(function);
         }
@@ -199,9 +206,8 @@ impl Proxy {
             client.keep_alive();
         }
         let request = Request::from_parts(head, Upload::from(body));
-
-        let mut hold = Hold::new(function, &self.metrics, &self.budget, client, body_unread);
-        let mut exchange = Exchange::new(
+        let hold = Hold::new(function, &self.metrics, &self.budget, client, body_unread);
+        let exchange = Exchange::new(
             function,
             &self.metrics,
             client,
@@ -210,15 +216,27 @@ impl Proxy {
             hops,
             line,
         );
+        Ok((hold, exchange))
+    }
+
+    /// Brings the request to a pod and the answer back.
+    async fn carry(
+        &self,
+        function: &Arc<Function>,
+        hold: &mut Hold<'_>,
+        exchange: &mut Exchange<'_>,
+    ) -> Result<Response<Reply>, Failure> {
         let mut acquired = function.gate.acquire();
         loop {
             exchange.note_wait(&acquired);
-            let slot = hold.slot(acquired, || exchange.rest(body_unread)).await;
+            let unread = hold.body_unread;
+            let slot = hold.slot(acquired, || exchange.rest(unread)).await;
             exchange.note_slot();
-            match exchange.attempt(slot?, &self.tunnels).await? {
+            // Boxed because it is half of all that a request has, and one that waits does not need it yet.
+            match Box::pin(exchange.attempt(slot?, &self.tunnels)).await? {
                 Attempt::Answered(mut response, pod) => {
                     if !pod.is_activator {
-                        tell_timing(&mut response, function, &hold, &pod);
+                        tell_timing(&mut response, function, hold, &pod);
                     }
                     return Ok(response);
                 }

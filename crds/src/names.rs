@@ -1,6 +1,6 @@
 //! Names that more than one part of Ebb relies on.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -41,19 +41,19 @@ pub const FUNCTION_NAME_MAX: usize = 52;
 /// Hexadecimal digits of a revision's hash in its name.
 pub const REVISION_HASH_LEN: usize = 10;
 
-/// Names one Function of the cluster; written `namespace/name`.
+/// Names one Function of the cluster; written `namespace/name`. Copies share their text: each process has some ten of every Function.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct FunctionKey {
     /// Namespace of the Function.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// Name of the Function.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl FunctionKey {
     /// The key of Function `name` in `namespace`.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self {
             namespace: namespace.into(),
             name: name.into(),

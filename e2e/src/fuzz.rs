@@ -216,7 +216,9 @@ async fn one(folders: &Folders, target: Target, fuzz: &Fuzz) -> Result<Report> {
 
 fn command(folders: &Folders, target: Target) -> Command {
     let mut command = Command::new(folders.programs.join(format!("fuzz-{}", target.name())));
+    // A backtrace is longer than what is shown of the end, and would hide what broke.
     command
+        .env("RUST_BACKTRACE", "0")
         .arg(format!("-max_len={}", target.longest()))
         .arg(format!("-timeout={LONGEST}"))
         .arg(format!("-rss_limit_mb={LARGEST}"));

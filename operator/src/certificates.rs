@@ -90,7 +90,7 @@ impl Certificates {
     /// Takes note of the Secret that a Function names.
     pub fn name(&self, key: &FunctionKey, secret: Option<&str>) {
         let mut inner = self.inner.lock();
-        let name = secret.map(|secret| (key.namespace.clone(), secret.to_owned()));
+        let name = secret.map(|secret| (key.namespace.to_string(), secret.to_owned()));
         if inner.named.get(key) == name.as_ref() {
             return;
         }

@@ -195,7 +195,7 @@ fn object(key: &FunctionKey, uid: Option<String>, event: &Event, instance: &str)
         metadata: ObjectMeta {
             // Kubernetes names events by their object and the time in nanoseconds.
             name: Some(format!("{}.{:x}", key.name, now.as_nanosecond())),
-            namespace: Some(key.namespace.clone()),
+            namespace: Some(key.namespace.to_string()),
             ..ObjectMeta::default()
         },
         event_time: Some(MicroTime(now)),
@@ -206,8 +206,8 @@ fn object(key: &FunctionKey, uid: Option<String>, event: &Event, instance: &str)
         regarding: Some(ObjectReference {
             api_version: Some(format!("{}/v1alpha1", crds::names::GROUP)),
             kind: Some("Function".into()),
-            name: Some(key.name.clone()),
-            namespace: Some(key.namespace.clone()),
+            name: Some(key.name.to_string()),
+            namespace: Some(key.namespace.to_string()),
             uid,
             ..ObjectReference::default()
         }),

@@ -67,7 +67,9 @@ pub fn request(bytes: &[u8]) -> Read<Request> {
     if !is_token(method.as_bytes()) {
         return Err("a method that is none");
     }
-    if target.is_empty() || !target.bytes().all(|b| b.is_ascii_graphic()) {
+    // Text outside of ASCII has no business there, but only one meaning; as nginx does, Ebb lets it through.
+    let is_char = |b: u8| b.is_ascii_graphic() || !b.is_ascii();
+    if target.is_empty() || !target.bytes().all(is_char) {
         return Err("a target that is none");
     }
     let minor = match version {

@@ -42,7 +42,10 @@ pub trait Indexed:
     /// Which Function an object belongs to, `None` if to none of ours.
     fn key(meta: &ObjectMeta) -> Option<FunctionKey> {
         let function = meta.labels.as_ref()?.get(LABEL_FUNCTION)?;
-        Some(FunctionKey::new(meta.namespace.as_deref()?, function))
+        Some(FunctionKey::new(
+            meta.namespace.as_deref()?,
+            function.as_str(),
+        ))
     }
 
     /// Puts the object in its place.

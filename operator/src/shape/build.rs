@@ -46,7 +46,7 @@ pub fn deployment(plan: &Plan) -> Value {
         "spec": {
             // One ReplicaSet is all that a revision needs: its template never changes.
             "revisionHistoryLimit": 0,
-            "selector": {"matchLabels": {LABEL_FUNCTION: key.name, LABEL_REVISION: revision}},
+            "selector": {"matchLabels": {LABEL_FUNCTION: &*key.name, LABEL_REVISION: revision}},
             "template": template,
         },
     })
@@ -72,7 +72,7 @@ pub fn slice(
     addresses: &[IpAddr],
 ) -> Value {
     let mut metadata = metadata(key, uid, &key.name);
-    metadata["labels"][LABEL_SERVICE] = json!(key.name);
+    metadata["labels"][LABEL_SERVICE] = json!(&*key.name);
     metadata["labels"][LABEL_SLICE_MANAGER] = json!(MANAGER);
     let v6 = addresses.first().is_some_and(IpAddr::is_ipv6);
     let endpoints: Vec<Value> = addresses
@@ -93,12 +93,12 @@ pub fn slice(
 fn metadata(key: &FunctionKey, uid: &str, name: &str) -> Value {
     json!({
         "name": name,
-        "namespace": key.namespace,
-        "labels": {LABEL_FUNCTION: key.name, "app.kubernetes.io/managed-by": MANAGER},
+        "namespace": &*key.namespace,
+        "labels": {LABEL_FUNCTION: &*key.name, "app.kubernetes.io/managed-by": MANAGER},
         "ownerReferences": [{
             "apiVersion": format!("{GROUP}/v1alpha1"),
             "kind": "Function",
-            "name": key.name,
+            "name": &*key.name,
             "uid": uid,
             "controller": true,
             "blockOwnerDeletion": true,

@@ -236,7 +236,7 @@ fn shape(
     found: &Found<'_>,
 ) -> Value {
     let labels = &mut template["metadata"]["labels"];
-    labels[crds::names::LABEL_FUNCTION] = json!(key.name);
+    labels[crds::names::LABEL_FUNCTION] = json!(&*key.name);
     labels[crds::names::LABEL_REVISION] = json!(revision);
     let spec = &mut template["spec"];
     // A token is a volume, and any volume delays a start by some 300 ms; whoever names an account wants its token.
