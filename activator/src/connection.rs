@@ -147,7 +147,8 @@ where
             .keep_alive_timeout(PONG)
             .serve_connection(stream, service);
         run(
-            pin!(connection),
+            // Boxed because it is large, and connections of HTTP/1.1 would have room for it.
+            Box::pin(connection).as_mut(),
             |c| c.graceful_shutdown(),
             &server,
             &deadline,

@@ -103,17 +103,19 @@ impl Proxy {
             .admit()
             .and_then(|()| self.route(client, entry, &request));
         async move {
-            let answered = match admitted {
-                Ok(function) => {
-                    let line = &mut unanswered.line;
-                    match self.prepare(client, &function, request, line) {
-                        Ok((mut hold, mut exchange)) => {
-                            self.carry(&function, &mut hold, &mut exchange).await
-                        }
-                        Err(refusal) => Err(refusal.into()),
-                    }
-                }
-                Err(refusal) => Err(refusal.into()),
+            let answered = 'answered: {
+                let function = match admitted {
+                    Ok(function) => function,
+                    Err(refusal) => break 'answered Err(refusal.into()),
+                };
+                let line = &mut unanswered.line;
+                // Not matched around the await: what is matched on would be kept beside what is taken out of it.
+                let (mut hold, mut exchange) = match self.prepare(client, &function, request, line)
+                {
+                    Ok(prepared) => prepared,
+                    Err(refusal) => break 'answered Err(refusal.into()),
+                };
+                self.carry(&function, &mut hold, &mut exchange).await
             };
             let mut response = match answered {
                 Ok(response) => {

@@ -33,6 +33,9 @@ use crate::{
 /// Longest wait for all counts of a round.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// How long a Function stays when it is idle. A round's last wake is over by then: the client that is compared with lowers nothing meanwhile either.
+const STAYS: &str = "20s";
+
 /// When each Deployment was seen with pods.
 type Seen = Arc<Mutex<BTreeMap<String, Instant>>>;
 
@@ -111,7 +114,7 @@ async fn writes(scene: &Scene, began: k8s_openapi::jiff::Timestamp) -> Result<Ve
 async fn make(scene: &Scene, ebb: &[String], raw: &[String]) -> Result<()> {
     let pod = fake::pod_spec();
     let spec =
-        json!({"template": {"spec": pod}, "port": answers::PORT, "scale": {"idleAfter": "1s"}});
+        json!({"template": {"spec": pod}, "port": answers::PORT, "scale": {"idleAfter": STAYS}});
     stream::iter(ebb)
         .map(|name| scene.apply(name, spec.clone()))
         .buffer_unordered(8)
