@@ -60,6 +60,9 @@ pub enum Bench {
         /// Wakes in a second, one rate after another
         #[arg(long, value_delimiter = ',', default_values_t = [50, 100, 200, 500])]
         rates: Vec<u32>,
+        /// Rounds of each rate, in turn with the client's
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
     },
     /// Functions woken at 1, 2, 4, 8 and 16 a second on the one node, beside raw patches at the same rates
     Rates,
@@ -200,7 +203,11 @@ pub async fn run(cluster: &Cluster, image: &str, bench: &Bench) -> Result<()> {
         Bench::Burst { requests, rounds } => burst::run(&scene, *requests, *rounds).await,
         Bench::Idle { functions } => idle::run(&scene, *functions).await,
         Bench::Step { rounds } => step::run(&scene, *rounds).await,
-        Bench::Wakes { functions, rates } => wakes::run(&scene, *functions, rates).await,
+        Bench::Wakes {
+            functions,
+            rates,
+            rounds,
+        } => wakes::run(&scene, *functions, rates, *rounds).await,
         Bench::Rates => rates::run(&scene).await,
         _ => bench.run_alone(),
     };

@@ -34,6 +34,7 @@ mod start;
 mod status;
 mod teardown;
 
+pub(crate) use cgroup::AsPod;
 pub use layout::Layout;
 pub use progress::Progress;
 pub use reboot::Dark;

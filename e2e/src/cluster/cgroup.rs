@@ -35,20 +35,71 @@ pub(crate) fn create(layout: &Layout) -> Result<()> {
 /// Puts a process of the node beside the pods, so that all of them together have a share of the CPU as a node's system services have, a third where
 /// the pods want the rest. In the machine's root each of their threads would count as much as all pods.
 pub(crate) fn join_system(layout: &Layout, pid: u32) -> Result<()> {
-    let root = match unified() {
-        true => PathBuf::from(MOUNT),
-        false => {
-            let found = controllers()?
-                .into_iter()
-                .find(|root| root.join("cpu.shares").exists());
-            found.context("cgroup v1 has no cpu controller here")?
-        }
-    };
-    let folder = root.join(layout.name()).join("system");
+    let folder = cpu_root()?.join(layout.name()).join("system");
     make(&folder)?;
+    join(&folder, pid)
+}
+
+/// As long as it lives, this process has the CPU of a pod of this cluster that requests a tenth of one, as Ebb's operator does.
+#[derive(Debug)]
+pub(crate) struct AsPod {
+    folder: PathBuf,
+    /// Where this process was before.
+    before: PathBuf,
+}
+
+impl AsPod {
+    /// Moves this process there.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub(crate) fn begin(layout: &Layout) -> Result<Self> {
+        let root = cpu_root()?;
+        let folder = root.join(layout.name()).join("kubepods/burstable/bench");
+        make(&folder)?;
+        // What the kubelet writes for 100m.
+        let (file, share) = match unified() {
+            true => ("cpu.weight", "4"),
+            false => ("cpu.shares", "102"),
+        };
+        fs::write(folder.join(file), share)?;
+        let own = fs::read_to_string("/proc/self/cgroup")?;
+        let mut hierarchies = own.lines().filter_map(|line| line.split_once(':'));
+        let own = hierarchies.find_map(|(_, rest)| {
+            let (controllers, path) = rest.split_once(':')?;
+            let is_cpu = controllers.split(',').any(|name| name == "cpu");
+            (is_cpu || unified() && controllers.is_empty()).then_some(path)
+        });
+        let own = own.context("this process is in no cgroup of the cpu controller")?;
+        let before = root.join(own.trim_start_matches('/'));
+        join(&folder, std::process::id())?;
+        Ok(Self { folder, before })
+    }
+}
+
+impl Drop for AsPod {
+    fn drop(&mut self) {
+        let left = join(&self.before, std::process::id());
+        if let Err(error) = left.and_then(|()| Ok(fs::remove_dir(&self.folder)?)) {
+            eprintln!("{} stays: {error:#}", self.folder.display());
+        }
+    }
+}
+
+fn join(folder: &Path, pid: u32) -> Result<()> {
     let processes = folder.join("cgroup.procs");
     fs::write(&processes, pid.to_string())
         .with_context(|| format!("cannot write {}", processes.display()))
+}
+
+/// The root of the hierarchy that shares out the CPU.
+fn cpu_root() -> Result<PathBuf> {
+    if unified() {
+        return Ok(PathBuf::from(MOUNT));
+    }
+    let mut roots = controllers()?.into_iter();
+    let found = roots.find(|root| root.join("cpu.shares").exists());
+    found.context("cgroup v1 has no cpu controller here")
 }
 
 /// The processes in the cluster's cgroup.
