@@ -139,18 +139,15 @@ pub(super) async fn the_way_down_loses_nothing(scene: Scene) -> Result<()> {
     for load in loads {
         sent += load.end().await.all_ok()?.ok;
     }
-    let stopped: Vec<String> = logs
-        .lines()
-        .into_iter()
-        .filter(|l| l.starts_with("SIGTERM"))
-        .collect();
+    let stopped = eventually(SOON, "every removed pod has said how it went", async || {
+        let lines = logs.lines().into_iter();
+        let stopped: Vec<String> = lines.filter(|l| l.starts_with("SIGTERM")).collect();
+        Ok((stopped.len() >= 6).then_some(stopped))
+    })
+    .await?;
     println!(
         "  {sent} requests, {} pods removed: {stopped:?}",
         stopped.len()
-    );
-    ensure!(
-        stopped.len() >= 6,
-        "not every removed pod has said how it went: {stopped:?}"
     );
     let idle = "SIGTERM with 0 requests in flight";
     ensure!(
