@@ -39,6 +39,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// How long a Function stays when it is idle. A round's last wake is over by then: the client that is compared with lowers nothing meanwhile either.
 const STAYS: &str = "8s";
 
+/// How often the client sends a patch that fails.
+const TRIES: usize = 5;
+
 /// When each Deployment was seen with pods.
 type Seen = Arc<Mutex<BTreeMap<String, Instant>>>;
 
@@ -51,10 +54,14 @@ pub(super) async fn run(
     let layout = scene.cluster.layout();
     let node = FakeNode::start(&scene.cluster).await?;
     let server = answers::serve().await?;
-    // The client that is compared with would otherwise have the CPU of a process outside of the cluster, which is more than all pods together.
-    let as_pod = AsPod::begin(layout.context("a fake node needs this checkout's own cluster")?)?;
-    let measured = measure(scene, functions, rates, rounds).await;
-    drop(as_pod);
+    let measured = async {
+        // The client that is compared with would otherwise have the CPU of a process outside of the cluster, which is more than all pods together.
+        // Not sooner: kwok would inherit it.
+        let layout = layout.context("a fake node needs this checkout's own cluster")?;
+        let _as_pod = AsPod::begin(layout)?;
+        measure(scene, functions, rates, rounds).await
+    }
+    .await;
     server.abort();
     node.remove().await?;
     measured
@@ -266,12 +273,15 @@ async fn patches(scene: &Scene, names: &[String], rate: u32, seen: &Seen) -> Res
     let api: Api<Deployment> = scene.api();
     let scale = |api: Api<Deployment>, name: String, replicas: i32| async move {
         let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
-        // As often as it takes, within the round: a count that was not lowered cannot be raised.
-        while let Err(error) = api
-            .patch_scale(&name, &PatchParams::default(), &patch)
-            .await
-        {
-            eprintln!("the client's patch of {name} is sent again: {error}");
+        // A count that was not lowered cannot be raised.
+        for _ in 0..TRIES {
+            let written = api
+                .patch_scale(&name, &PatchParams::default(), &patch)
+                .await;
+            match written {
+                Ok(_) => return,
+                Err(error) => eprintln!("the client's patch of {name} has failed: {error}"),
+            }
         }
     };
     let times = at_rate(names, rate, seen, |name| scale(api.clone(), name, 1)).await?;
