@@ -98,9 +98,23 @@ async fn up_down_up(scene: Scene, aggregation: &str) -> Result<()> {
     scene.wait_zero("hello", SOON).await?;
     let (reason, _) = scene.wait_condition("hello", "Ready", "True", SOON).await?;
     ensure!(reason == "ScaledToZero", "Ready for {reason}");
+    owned_by_writing(&scene, "hello").await?;
     let again = Load::closed(&scene, "hello", 6, "/sleep?ms=100");
     reaches(3).await?;
     again.end().await.all_ok()?;
+    Ok(())
+}
+
+/// The scaler owns the count because it wrote it, and had not to claim it by another write.
+async fn owned_by_writing(scene: &Scene, function: &str) -> Result<()> {
+    for deployment in scene.deployments(function).await? {
+        let fields = deployment.metadata.managed_fields.unwrap_or_default();
+        let own = fields
+            .iter()
+            .filter(|f| f.manager.as_deref() == Some("ebb-scaler"));
+        let by: Vec<_> = own.filter_map(|f| f.operation.as_deref()).collect();
+        ensure!(by == ["Update"], "the scaler owns the count by {by:?}");
+    }
     Ok(())
 }
 
