@@ -104,14 +104,14 @@ impl Flight {
         self.slot.payload()
     }
 
-    /// Ends the flight; `whole` if the answer was received to its end. The connection goes back before the slot, so that the next
+    /// Ends the flight now; `whole` if the answer was received to its end. The connection goes back before the slot, so that the next
     /// request finds it.
-    pub(crate) fn end(self, whole: bool) {
-        let took = self.began.elapsed().as_secs_f64();
+    pub(crate) fn end(self, whole: bool, now: Instant) {
+        let took = now.saturating_duration_since(self.began).as_secs_f64();
         self.metrics.request_duration.observe(took);
         drop(self.in_flight);
         if whole {
-            self.slot.payload().pool.put(self.connection);
+            self.slot.payload().pool.put(self.connection, now);
         }
     }
 }
@@ -145,6 +145,8 @@ pub(crate) enum Reply {
 pub(crate) struct Download {
     body: Incoming,
     flight: Option<Flight>,
+    /// When the flight ended.
+    ended: Option<Instant>,
     limits: Limits,
     /// Since when the pod was asked for more and has sent nothing; kept only while there is a bound for it. A client that does not read
     /// does not ask, so the time that it takes is not the pod's.
@@ -213,6 +215,7 @@ impl Reply {
         let mut download = Download {
             body,
             flight: Some(flight),
+            ended: None,
             limits,
             silent_since: None,
             due: None,
@@ -289,7 +292,9 @@ impl Download {
 
     fn end(&mut self, whole: bool) {
         if let Some(flight) = self.flight.take() {
-            flight.end(whole);
+            let now = Instant::now();
+            flight.end(whole, now);
+            self.ended = Some(now);
         }
     }
 }
@@ -304,7 +309,8 @@ impl Drop for Download {
             }
             line.write();
         }
-        self.of_connection.set(Instant::now() + HEADER_TIMEOUT);
+        let ended = self.ended.unwrap_or_else(Instant::now);
+        self.of_connection.set(ended + HEADER_TIMEOUT);
     }
 }
 

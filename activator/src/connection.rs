@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     client::{Begins, Client, Deadline, Stream},
+    gather::Gather,
     metrics::Raised,
     proxy::Entry,
     serve::Server,
@@ -135,7 +136,7 @@ where
             answer
         }
     });
-    let stream = TokioIo::new(stream);
+    let stream = TokioIo::new(Gather(stream));
     if http2 {
         let connection = http2::Builder::new(Streams(server.connections.clone()))
             .timer(TokioTimer::new())
@@ -182,13 +183,16 @@ async fn run<C>(
 where
     C: Future<Output = hyper::Result<()>>,
 {
-    // Of its own, because polling a token locks it, and this is polled with every request.
-    let stop = server.stop.child_token();
-    let mut stopped = pin!(stop.cancelled());
+    let mut stopped = pin!(server.stop.cancelled());
+    // The stop wakes this task once it was asked. To ask again locks the token, and this is polled with every request; whoever stops the server
+    // has it leave first.
+    let mut asked = false;
     let mut forced = pin!(server.force.cancelled());
     let mut stopping = false;
     let served = pin!(poll_fn(|cx| {
-        if !stopping && stopped.as_mut().poll(cx).is_ready() {
+        let ask = !asked || server.proxy.leaves();
+        asked = true;
+        if ask && !stopping && stopped.as_mut().poll(cx).is_ready() {
             stopping = true;
             shut_down(connection.as_mut());
         }

@@ -126,16 +126,16 @@ impl<'a> Exchange<'a> {
         head + body
     }
 
-    /// Sends the request to the slot's pod: on a kept connection, and if that has broken on another one.
+    /// Sends the request to the slot's pod now, which is `began`: on a kept connection, and if that has broken on another one.
     ///
     /// # Errors
     /// With the answer for the client, if the pod failed or took too long.
     pub(crate) async fn attempt(
         &mut self,
         slot: Slot<Arc<Pod>>,
+        began: Instant,
         tunnels: &Tunnels,
     ) -> Result<Attempt, Failure> {
-        let began = Instant::now();
         let in_flight = Raised::new(&self.metrics.in_flight);
         let limits = Limits::of(self.function, slot.payload(), began);
         self.note_hop(slot.payload())?;
@@ -143,7 +143,7 @@ impl<'a> Exchange<'a> {
             let pool = &slot.payload().pool;
             // Where one kept connection has broken others probably have, too.
             let may_be_kept = self.resends == 0;
-            let opened = match may_be_kept.then(|| pool.take()).flatten() {
+            let opened = match may_be_kept.then(|| pool.take(began)).flatten() {
                 Some(connection) => Ok((connection, None)),
                 // Boxed because it is large and most requests find a connection.
                 None => Box::pin(pool.open(may_be_kept)).await,
@@ -217,7 +217,7 @@ impl<'a> Exchange<'a> {
         let flight = if counted {
             Some(flight)
         } else {
-            flight.end(false);
+            flight.end(false, Instant::now());
             None
         };
         tunnels.open(upgrade, pod, flight, self.line.take());

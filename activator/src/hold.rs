@@ -38,7 +38,8 @@ pub(crate) struct Hold<'a> {
     arrived: Instant,
     /// The start from zero that it waited for, if it had to wait.
     cold_start: Option<Arc<ColdStart>>,
-    granted: Instant,
+    /// When it was given a pod: as it arrived, if it did not have to wait.
+    pub(crate) granted: Instant,
 }
 
 impl<'a> Hold<'a> {
@@ -83,9 +84,10 @@ impl<'a> Hold<'a> {
         }
     }
 
-    /// The cold start that the request waited for, and what it knows of its own time; `None` if it did not wait.
-    pub(crate) fn timing(&self, answered: Instant) -> Option<(&ColdStart, timing::Held)> {
+    /// The cold start that the request waited for, and what it knows of its own time, with the answer now; `None` if it did not wait.
+    pub(crate) fn timing(&self) -> Option<(&ColdStart, timing::Held)> {
         let cold_start = self.cold_start.as_deref()?;
+        let answered = Instant::now();
         let held = timing::Held {
             arrived: self.arrived,
             woken: cold_start.began,

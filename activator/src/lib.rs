@@ -20,6 +20,7 @@ mod function;
 mod functions;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod gather;
 mod headers;
 mod hold;
 mod identity;

@@ -6,10 +6,14 @@
 use std::{net::IpAddr, str::FromStr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use parking_lot::Mutex;
 
 pub(crate) const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(crate) const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 pub(crate) const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// What the host in `Forwarded` begins with.
+const HOST_IS: &[u8] = b";host=\"";
 
 /// What all requests of a connection have in common.
 #[derive(Debug)]
@@ -22,6 +26,8 @@ pub(crate) struct Origin {
     trusted: bool,
     /// What the client speaks.
     proto: &'static str,
+    /// The last `Forwarded` that was made: a client mostly asks for one host.
+    last: Mutex<Option<HeaderValue>>,
 }
 
 impl Origin {
@@ -39,12 +45,14 @@ impl Origin {
             node,
             trusted,
             proto: "http",
+            last: Mutex::default(),
         }
     }
 
     /// The client speaks TLS.
     pub(crate) fn secure(&mut self) {
         self.proto = "https";
+        *self.last.get_mut() = None;
     }
 
     /// Adds the headers to a request whose `Host` is right.
@@ -67,7 +75,26 @@ impl Origin {
         }
     }
 
+    /// This client's element of `Forwarded`, for a request to this host.
     fn forwarded(&self, host: Option<&HeaderValue>) -> HeaderValue {
+        let mut last = self.last.lock();
+        if let (Some(last), Some(host)) = (&*last, host)
+            && self.names(last, host)
+        {
+            return last.clone();
+        }
+        last.insert(self.write(host)).clone()
+    }
+
+    /// Whether `forwarded`, which this has written, names `host`.
+    fn names(&self, forwarded: &HeaderValue, host: &HeaderValue) -> bool {
+        let rest = forwarded.as_bytes().get(self.node.len()..);
+        let rest = rest.and_then(|rest| rest.strip_prefix(HOST_IS));
+        let rest = rest.and_then(|rest| rest.strip_prefix(host.as_bytes()));
+        rest.is_some_and(|rest| rest.starts_with(b"\""))
+    }
+
+    fn write(&self, host: Option<&HeaderValue>) -> HeaderValue {
         let mut text = Vec::with_capacity(96);
         text.extend_from_slice(self.node.as_bytes());
         // A host of other characters could end the quotes; it has no business in this header.
@@ -75,7 +102,7 @@ impl Origin {
         if let Some(host) = host.map(HeaderValue::as_bytes)
             && host.iter().all(plain)
         {
-            text.extend_from_slice(b";host=\"");
+            text.extend_from_slice(HOST_IS);
             text.extend_from_slice(host);
             text.push(b'"');
         }
@@ -221,6 +248,24 @@ mod tests {
             origin.forwarded(Some(&host)),
             "for=\"[fd00::1]\";proto=http"
         );
+    }
+
+    #[test]
+    fn each_request_tells_its_own_host() {
+        let mut origin = Origin::new([10, 0, 0, 9].into(), false);
+        for host in ["a.b", "a.b", "a.b:80", "a", "", "a\"", "a.b"] {
+            let value = HeaderValue::from_static(host);
+            let told = match host {
+                "a\"" => "for=10.0.0.9;proto=http".to_owned(),
+                host => format!("for=10.0.0.9;host=\"{host}\";proto=http"),
+            };
+            assert_eq!(origin.forwarded(Some(&value)), told);
+        }
+        origin.secure();
+        let host = HeaderValue::from_static("a.b");
+        let told = "for=10.0.0.9;host=\"a.b\";proto=https";
+        assert_eq!(origin.forwarded(Some(&host)), told);
+        assert_eq!(origin.forwarded(None), "for=10.0.0.9;proto=https");
     }
 
     #[test]

@@ -107,25 +107,24 @@ impl Pool {
     }
 
     /// An unused connection that can take a request now: one of this thread, or one that a probe has opened.
-    pub(crate) fn take(&self) -> Option<Sender> {
-        let own = self.idle.own().lock().take();
-        own.or_else(|| self.idle.other().lock().take())
+    pub(crate) fn take(&self, now: Instant) -> Option<Sender> {
+        let own = self.idle.own().lock().take(now);
+        own.or_else(|| self.idle.other().lock().take(now))
     }
 
     /// Keeps a connection for the next request. One that is shared is kept already.
-    pub(crate) fn put(&self, sender: Sender) {
+    pub(crate) fn put(&self, sender: Sender, now: Instant) {
         if sender.is_closed() || sender.is_used() {
             return;
         }
-        self.keep(sender);
+        self.keep(sender, now);
     }
 
-    fn keep(&self, sender: Sender) {
+    fn keep(&self, sender: Sender, since: Instant) {
         let mut kept = self.idle.own().lock();
         if let Some(idle) = kept.0.as_mut()
             && idle.len() < MAX_IDLE
         {
-            let since = Instant::now();
             idle.push(Idle { sender, since });
         }
     }
@@ -139,13 +138,13 @@ impl Pool {
         let permit = permit.map_err(io::Error::other)?;
         // The answer that made room here is about to give its connection back, which saves the pod and us a new one.
         tokio::task::yield_now().await;
-        if let Some(used) = kept.then(|| self.take()).flatten() {
+        if let Some(used) = kept.then(|| self.take(Instant::now())).flatten() {
             return Ok((used, None));
         }
         let sender = self.connect().await?;
         // Those who wait for leave to open one need none of their own, if this one can be shared.
         if let Some(share) = sender.share() {
-            self.keep(share);
+            self.keep(share, Instant::now());
             return Ok((sender, Some(Fresh(None))));
         }
         Ok((sender, Some(Fresh(Some(permit)))))
@@ -174,16 +173,17 @@ impl Pool {
             self.metrics.connected.inc();
             // A request on another thread may come for it at once.
             if sender.ready().await.is_ok() {
-                self.put(sender);
+                self.put(sender, Instant::now());
             }
         }
     }
 
     /// Closes connections that were not used for too long. To be called every second or so.
     pub(crate) fn sweep(&self) {
+        let now = Instant::now();
         for kept in self.idle.iter() {
             if let Some(idle) = kept.lock().0.as_mut() {
-                idle.retain(|idle| !idle.is_spent());
+                idle.retain(|idle| !idle.is_spent(now));
             }
         }
     }
@@ -198,17 +198,17 @@ impl Pool {
 }
 
 impl Kept {
-    fn take(&mut self) -> Option<Sender> {
+    fn take(&mut self, now: Instant) -> Option<Sender> {
         let idle = self.0.as_mut()?;
-        while idle.last().is_some_and(Idle::is_spent) {
+        while idle.last().is_some_and(|idle| idle.is_spent(now)) {
             idle.pop();
         }
         // One that came back a moment ago may not be ready yet: its task has still to see that the answer has ended.
         let index = idle
             .iter()
-            .rposition(|i| i.sender.is_ready() && !i.is_spent())?;
+            .rposition(|i| i.sender.is_ready() && !i.is_spent(now))?;
         if let Some(share) = idle[index].sender.share() {
-            idle[index].since = Instant::now();
+            idle[index].since = now;
             return Some(share);
         }
         Some(idle.remove(index).sender)
@@ -216,8 +216,9 @@ impl Kept {
 }
 
 impl Idle {
-    fn is_spent(&self) -> bool {
-        let unused = !self.sender.is_used() && self.since.elapsed() >= IDLE_TIMEOUT;
+    fn is_spent(&self, now: Instant) -> bool {
+        let idle = now.saturating_duration_since(self.since);
+        let unused = !self.sender.is_used() && idle >= IDLE_TIMEOUT;
         self.sender.is_closed() || unused
     }
 }

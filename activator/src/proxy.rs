@@ -77,6 +77,11 @@ impl Proxy {
         self.leaving.store(true, Ordering::Relaxed);
     }
 
+    /// Whether [`leave`](Self::leave) was called.
+    pub(crate) fn leaves(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
     /// The certificate for a host that a client names.
     pub(crate) fn certified(&self, host: &str) -> Option<Arc<Certified>> {
         self.functions.certified(host)
@@ -139,7 +144,7 @@ impl Proxy {
                 response.headers_mut().insert(REQUEST_ID, id);
             }
             // HTTP/2 connections are told to go when this process stops; it has no such header.
-            if !http2 && self.leaving.load(Ordering::Relaxed) && !tunnel::is_switch(&response) {
+            if !http2 && self.leaves() && !tunnel::is_switch(&response) {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);
             }
@@ -229,13 +234,16 @@ impl Proxy {
         exchange: &mut Exchange<'_>,
     ) -> Result<Response<Reply>, Failure> {
         let mut acquired = function.gate.acquire();
+        let mut again = false;
         loop {
             exchange.note_wait(&acquired);
             let unread = hold.body_unread;
             let slot = hold.slot(acquired, || exchange.rest(unread)).await;
             exchange.note_slot();
+            // Most requests are sent as soon as they come, and a clock costs them some.
+            let now = if again { Instant::now() } else { hold.granted };
             // Boxed because it is half of all that a request has, and one that waits does not need it yet.
-            match Box::pin(exchange.attempt(slot?, &self.tunnels)).await? {
+            match Box::pin(exchange.attempt(slot?, now, &self.tunnels)).await? {
                 Attempt::Answered(mut response, pod) => {
                     if !pod.is_activator {
                         tell_timing(&mut response, function, hold, &pod);
@@ -245,6 +253,7 @@ impl Proxy {
                 Attempt::Unreachable(slot) => {
                     slot.distrust();
                     acquired = slot.again();
+                    again = true;
                     function.probe_pods();
                 }
             }
@@ -254,7 +263,7 @@ impl Proxy {
 
 /// Tells client and operators where the time of a held request went.
 fn tell_timing(response: &mut Response<Reply>, function: &Function, hold: &Hold<'_>, pod: &Pod) {
-    let Some((cold_start, held)) = hold.timing(Instant::now()) else {
+    let Some((cold_start, held)) = hold.timing() else {
         return;
     };
     let phases = timing::phases(held, pod.startup);

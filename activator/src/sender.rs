@@ -11,8 +11,9 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
+use tokio_util::either::Either;
 
-use crate::{body::Upload, headers};
+use crate::{body::Upload, gather::Gather, headers};
 
 /// Requests at once on an HTTP/2 connection to a pod; for more another one is opened. RFC 9113 section 6.5.2 asks servers to allow at least 100.
 const MAX_STREAMS: usize = 100;
@@ -53,7 +54,7 @@ impl Sender {
     /// Those of the socket.
     pub(crate) async fn new(stream: TcpStream, protocol: Protocol) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        let stream = TokioIo::new(stream);
+        let stream = TokioIo::new(Gather(stream));
         match protocol {
             Protocol::Http1 => {
                 let (sender, connection) =
@@ -132,21 +133,21 @@ impl Sender {
         }
     }
 
-    /// Sends a request; an error hands it back if none of it was sent.
-    pub(crate) async fn try_send(
+    /// Sends a request; an error hands it back if none of it was sent. Not an `async fn`, which would copy the request three times.
+    pub(crate) fn try_send(
         &mut self,
         mut request: Request<Upload>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Upload>>> {
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Upload>>>> {
         match self {
             Self::Http1(sender) => {
                 let body = request.body();
                 let unknown = !body.is_end_stream() && body.size_hint().exact().is_none();
                 headers::to_http1(&mut request, unknown);
-                sender.try_send_request(request).await
+                Either::Left(sender.try_send_request(request))
             }
             Self::Http2(shared) => {
                 headers::to_http2(&mut request);
-                shared.sender.try_send_request(request).await
+                Either::Right(shared.sender.try_send_request(request))
             }
         }
     }

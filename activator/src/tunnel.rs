@@ -9,7 +9,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::{io::copy_bidirectional, net::TcpStream};
+use tokio::{io::copy_bidirectional, net::TcpStream, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -113,7 +113,7 @@ impl Tunnels {
                 line.carried(sent);
             }
             if let Some(flight) = flight {
-                flight.end(false);
+                flight.end(false, Instant::now());
             }
         });
     }

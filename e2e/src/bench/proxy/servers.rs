@@ -36,9 +36,7 @@ impl Servers {
             &[("nginx", "nginx-light"), ("haproxy", "haproxy")],
         )
         .await?;
-        let activator = progress
-            .step("release binary", images::build_activator())
-            .await?;
+        let activator = progress.step("binary", images::build_activator()).await?;
         let folder = Layout::of_checkout()?.checkout().join("target/bench");
         fs::create_dir_all(&folder)?;
         let backend = backend::start(OTHER_CORE)?;
