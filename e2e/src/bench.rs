@@ -92,7 +92,7 @@ pub enum Bench {
         #[arg(long, default_value_t = 20_000)]
         flood: usize,
         /// Rounds
-        #[arg(long, default_value_t = 5)]
+        #[arg(long, default_value_t = 20)]
         rounds: usize,
     },
     /// Functions that sleep: memory of each in an activator, and latency of one beside them; needs no cluster
