@@ -116,17 +116,23 @@ impl State {
         match frame {
             ToActivator::Route(route) => {
                 let key = route.function.clone();
-                let route = self.share(&key, route, |told| told.route.as_ref());
+                let route = share(&self.sessions, &key, route, |told| told.route.as_ref());
+                // The one that is shared, so that the names are, too.
+                let key = route.function.clone();
                 self.told(id, key, |told| told.route = Some(route))
             }
             ToActivator::Backends(backends) => {
                 let key = backends.function.clone();
-                let backends = self.share(&key, backends, |told| told.backends.as_ref());
+                let backends = share(&self.sessions, &key, backends, |told| {
+                    told.backends.as_ref()
+                });
                 self.told(id, key, |told| told.backends = Some(backends))
             }
             ToActivator::Certificate(certificate) => {
                 let key = certificate.function.clone();
-                let certificate = self.share(&key, certificate, |told| told.certificate.as_ref());
+                let certificate = share(&self.sessions, &key, certificate, |told| {
+                    told.certificate.as_ref()
+                });
                 self.told(id, key, |told| told.certificate = Some(certificate))
             }
             ToActivator::NoCertificate { function } => {
@@ -146,19 +152,6 @@ impl State {
             ToActivator::Lead { epoch } => self.stands(id, |session| session.epoch = epoch),
             ToActivator::Unknown => Change::None,
         }
-    }
-
-    /// What was told of a Function by this or another operator already, or `told`.
-    fn share<T: PartialEq>(
-        &self,
-        key: &FunctionKey,
-        told: T,
-        part: impl Fn(&Told) -> Option<&Arc<T>>,
-    ) -> Arc<T> {
-        let known = self.sessions.values();
-        let mut known = known.filter_map(|session| part(session.picture.get(key)?));
-        let same = known.find(|known| ***known == told);
-        same.cloned().unwrap_or_else(|| Arc::new(told))
     }
 
     fn told(&mut self, id: SessionId, key: FunctionKey, set: impl FnOnce(&mut Told)) -> Change {
@@ -255,5 +248,49 @@ impl State {
     fn remove(&mut self, key: &FunctionKey) {
         self.ports.close(key);
         self.functions.remove(key);
+    }
+}
+
+/// What was told of a Function by any operator already, or `told`.
+fn share<T: PartialEq>(
+    sessions: &BTreeMap<SessionId, Session>,
+    key: &FunctionKey,
+    told: T,
+    part: impl Fn(&Told) -> Option<&Arc<T>>,
+) -> Arc<T> {
+    let known = sessions.values();
+    let mut known = known.filter_map(|session| part(session.picture.get(key)?));
+    let same = known.find(|known| ***known == told);
+    same.cloned().unwrap_or_else(|| Arc::new(told))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operators_that_tell_the_same_share_it() {
+        let key = FunctionKey::new("shop", "hello");
+        let mut sessions = BTreeMap::new();
+        let mut tell = |operator, drain| {
+            let told = Backends {
+                function: FunctionKey::new("shop", "hello"),
+                drain,
+                revisions: Vec::new(),
+                limit: None,
+            };
+            let told = share(&sessions, &key, told, |told| told.backends.as_ref());
+            let session: &mut Session = sessions.entry(SessionId(operator)).or_default();
+            session.picture.entry(key.clone()).or_default().backends = Some(Arc::clone(&told));
+            told
+        };
+        let first = tell(1, 7);
+        assert!(
+            Arc::ptr_eq(&first, &tell(2, 7)),
+            "the second tells the same"
+        );
+        let other = tell(2, 8);
+        assert_eq!((first.drain, other.drain), (7, 8), "each has its own now");
+        assert!(Arc::ptr_eq(&other, &tell(1, 8)), "the first follows");
     }
 }

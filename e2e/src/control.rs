@@ -38,10 +38,12 @@ impl Drop for Control {
 }
 
 impl Control {
-    /// Tells the activator at `control` of `routes` and what `pods` says, and waits until it listens for all.
+    /// Tells the activator at `control` of `routes` and what `pods` says, as the leader of this epoch or as another replica, and waits until it
+    /// listens for all.
     pub(crate) async fn open(
         control: SocketAddr,
         token: &str,
+        epoch: Option<u64>,
         routes: Vec<Route>,
         pods: impl Fn(&Route) -> ToActivator,
     ) -> Result<Self> {
@@ -56,7 +58,7 @@ impl Control {
             frames.send(ToActivator::Route(route))?;
             frames.send(pods)?;
         }
-        frames.send(ToActivator::Lead { epoch: Some(1) })?;
+        frames.send(ToActivator::Lead { epoch })?;
         frames.send(ToActivator::Synced)?;
         let told = stream::unfold(told, async |mut told| {
             let frame: bytes::Bytes = encode(&told.recv().await?).into();

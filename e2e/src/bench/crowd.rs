@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use crds::names::FunctionKey;
+use crds::{control::Route, names::FunctionKey};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::{
@@ -40,6 +40,8 @@ const SPARE: u64 = 200;
 struct Crowd {
     ebb: Ebb,
     control: Control,
+    /// The operator's other replica.
+    _other: Control,
     backend: SocketAddr,
     functions: Vec<(FunctionKey, SocketAddr)>,
 }
@@ -57,7 +59,7 @@ impl Crowd {
     /// Starts an activator that knows `functions` without pods, on ports of `ip`.
     async fn start(ip: IpAddr, functions: Vec<FunctionKey>, flags: &[&str]) -> Result<Self> {
         let activator = images::build_activator();
-        let activator = Progress::shown().step("release binary", activator).await?;
+        let activator = Progress::shown().step("binary", activator).await?;
         let folder = Layout::of_checkout()?.checkout().join("target/bench");
         fs::create_dir_all(&folder)?;
         let ports: Vec<u16> = function_ports(ip).take(functions.len()).collect();
@@ -69,15 +71,20 @@ impl Crowd {
         all.push(format!("--function-listen-ip={ip}"));
         let ebb = Ebb::start(&folder, &activator, Some(PROXY_CORE), [ports[0]; 2], &all).await?;
         let routes = functions.iter().zip(&ports);
-        let routes = routes
+        let routes: Vec<_> = routes
             .map(|(key, port)| route(key.clone(), *port))
             .collect();
-        let control =
-            Control::open(ebb.control, TOKEN, routes, |r| pods(&r.function, None)).await?;
+        let tells = |epoch| {
+            let asleep = |route: &Route| pods(&route.function, None);
+            Control::open(ebb.control, TOKEN, epoch, routes.clone(), asleep)
+        };
+        // As installed: a leader, and another replica that tells the same.
+        let (control, _other) = (tells(Some(1)).await?, tells(None).await?);
         let addresses = ports.into_iter().map(|port| SocketAddr::from((ip, port)));
         Ok(Self {
             ebb,
             control,
+            _other,
             backend: backend::start(OTHER_CORE)?,
             functions: functions.into_iter().zip(addresses).collect(),
         })

@@ -112,7 +112,7 @@ impl Kit {
         let folder = self.folder(part)?;
         let ports = [routes.first().context("no Function is told of")?.port; 2];
         let ebb = Ebb::start(&folder, &self.activator, None, ports, &[]).await?;
-        let control = Control::open(ebb.control, TOKEN, routes, pods).await?;
+        let control = Control::open(ebb.control, TOKEN, Some(1), routes, pods).await?;
         Ok((ebb, control))
     }
 }

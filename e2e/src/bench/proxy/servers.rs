@@ -128,6 +128,6 @@ async fn ebb(
         true => control::pods(&route.function, Some(backend)),
         false => control::speaking(&route.function, Some(calls), Protocol::H2c),
     };
-    let control = Control::open(ebb.control, TOKEN, routes, serving).await?;
+    let control = Control::open(ebb.control, TOKEN, Some(1), routes, serving).await?;
     Ok((ebb.proxy, control))
 }
