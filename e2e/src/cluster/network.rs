@@ -102,6 +102,14 @@ pub(crate) async fn create(layout: &Layout) -> Result<Subnet> {
         "MASQUERADE",
     ];
     inside(layout, &masquerade).await?;
+    // A packet to a service that kube-proxy does not redirect yet is refused. Sent on to nowhere it would be remembered as a connection that
+    // is not redirected, and minutes later another one of the same ports would be taken for it.
+    for chain in ["OUTPUT", "FORWARD"] {
+        let refuse = [
+            "iptables", "-w", "-A", chain, "-d", SERVICES, "-j", "REJECT",
+        ];
+        inside(layout, &refuse).await?;
+    }
     Ok(subnet)
 }
 
