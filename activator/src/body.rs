@@ -3,7 +3,10 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -29,7 +32,35 @@ pub(crate) enum Upload {
     /// None. Unlike a stream it can be sent again.
     Empty,
     /// As it comes from the client.
-    Stream(Incoming),
+    Stream(Incoming, Option<Sending>),
+}
+
+/// Says that a body is being sent, until it is dropped: when it has been, or is not sent any longer.
+#[derive(Debug)]
+pub(crate) struct Sending(Arc<AtomicBool>);
+
+impl Sending {
+    pub(crate) fn new(said: &Arc<AtomicBool>) -> Self {
+        said.store(true, Ordering::Relaxed);
+        Self(Arc::clone(said))
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Upload {
+    /// Has a body that is sent now say so.
+    pub(crate) fn tell(&mut self, sending: impl FnOnce() -> Sending) {
+        if let Self::Stream(_, told) = self {
+            // What it told before ends first.
+            *told = None;
+            *told = Some(sending());
+        }
+    }
 }
 
 impl From<Incoming> for Upload {
@@ -37,7 +68,7 @@ impl From<Incoming> for Upload {
         if body.is_end_stream() {
             Self::Empty
         } else {
-            Self::Stream(body)
+            Self::Stream(body, None)
         }
     }
 }
@@ -52,21 +83,21 @@ impl Body for Upload {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Stream(body) => Pin::new(body).poll_frame(cx),
+            Self::Stream(body, _) => Pin::new(body).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Stream(body) => body.is_end_stream(),
+            Self::Stream(body, _) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Stream(body) => body.size_hint(),
+            Self::Stream(body, _) => body.size_hint(),
         }
     }
 }
@@ -102,6 +133,11 @@ impl Flight {
 
     pub(crate) fn pod(&self) -> &Arc<Pod> {
         self.slot.payload()
+    }
+
+    /// The connection changes its protocol, so that its work is not that of a request any longer.
+    pub(crate) fn switches(&mut self) {
+        self.connection.detach();
     }
 
     /// Ends the flight now; `whole` if the answer was received to its end. The connection goes back before the slot, so that the next
@@ -229,7 +265,10 @@ impl Reply {
 
 impl Download {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        let frame = match &mut self.flight {
+            Some(flight) => flight.connection.poll_frame(&mut self.body, cx),
+            None => Pin::new(&mut self.body).poll_frame(cx),
+        };
         match &frame {
             Poll::Pending => {}
             Poll::Ready(None) => self.end(true),

@@ -120,7 +120,7 @@ impl<'a> Exchange<'a> {
             .map(|(name, value)| name.as_str().len() + value.len())
             .sum();
         let body = match request.body() {
-            Upload::Stream(_) if !unread => STREAM_WINDOW as usize,
+            Upload::Stream(..) if !unread => STREAM_WINDOW as usize,
             _ => 0,
         };
         head + body
@@ -198,7 +198,7 @@ impl<'a> Exchange<'a> {
     fn switch(
         &mut self,
         response: &mut Response<hyper::body::Incoming>,
-        flight: Flight,
+        mut flight: Flight,
         tunnels: &Tunnels,
     ) -> Result<Response<Reply>, Failure> {
         let protocol = response.headers().get(header::UPGRADE).cloned();
@@ -208,6 +208,7 @@ impl<'a> Exchange<'a> {
             return Err(Refusal::new(Reason::PodFailed, text).into());
         };
         let pod = hyper::upgrade::on(&mut *response);
+        flight.switches();
         let mut switched = Response::new(Reply::text(Bytes::new()));
         *switched.status_mut() = response.status();
         *switched.headers_mut() = std::mem::take(response.headers_mut());

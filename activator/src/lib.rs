@@ -23,6 +23,7 @@ pub mod fuzzing;
 mod gather;
 mod headers;
 mod hold;
+mod http1;
 mod identity;
 mod keeper;
 mod memory;

@@ -112,12 +112,11 @@ impl Pool {
         own.or_else(|| self.idle.other().lock().take(now))
     }
 
-    /// Keeps a connection for the next request. One that is shared is kept already.
-    pub(crate) fn put(&self, sender: Sender, now: Instant) {
-        if sender.is_closed() || sender.is_used() {
-            return;
+    /// Keeps a connection for the next request, if it can be.
+    pub(crate) fn put(&self, mut sender: Sender, now: Instant) {
+        if sender.rest() {
+            self.keep(sender, now);
         }
-        self.keep(sender, now);
     }
 
     fn keep(&self, sender: Sender, since: Instant) {
@@ -169,12 +168,9 @@ impl Pool {
         if self.protocol == Protocol::H2c {
             return;
         }
-        if let Ok(mut sender) = Sender::new(stream, self.protocol).await {
+        if let Ok(sender) = Sender::new(stream, self.protocol).await {
             self.metrics.connected.inc();
-            // A request on another thread may come for it at once.
-            if sender.ready().await.is_ok() {
-                self.put(sender, Instant::now());
-            }
+            self.put(sender, Instant::now());
         }
     }
 
@@ -183,7 +179,7 @@ impl Pool {
         let now = Instant::now();
         for kept in self.idle.iter() {
             if let Some(idle) = kept.lock().0.as_mut() {
-                idle.retain(|idle| !idle.is_spent(now));
+                idle.retain_mut(|idle| !idle.is_spent(now));
             }
         }
     }
@@ -200,25 +196,31 @@ impl Pool {
 impl Kept {
     fn take(&mut self, now: Instant) -> Option<Sender> {
         let idle = self.0.as_mut()?;
-        while idle.last().is_some_and(|idle| idle.is_spent(now)) {
-            idle.pop();
+        for index in (0..idle.len()).rev() {
+            let last = &mut idle[index];
+            if last.is_old(now) {
+                idle.remove(index);
+            } else if !last.sender.is_ready() {
+                // One whose work a task does, which has still to see that the answer has ended.
+            } else if let Some(share) = last.sender.share() {
+                last.since = now;
+                return Some(share);
+            } else {
+                return Some(idle.remove(index).sender);
+            }
         }
-        // One that came back a moment ago may not be ready yet: its task has still to see that the answer has ended.
-        let index = idle
-            .iter()
-            .rposition(|i| i.sender.is_ready() && !i.is_spent(now))?;
-        if let Some(share) = idle[index].sender.share() {
-            idle[index].since = now;
-            return Some(share);
-        }
-        Some(idle.remove(index).sender)
+        None
     }
 }
 
 impl Idle {
-    fn is_spent(&self, now: Instant) -> bool {
+    /// Whether it was not used for too long.
+    fn is_old(&self, now: Instant) -> bool {
         let idle = now.saturating_duration_since(self.since);
-        let unused = !self.sender.is_used() && idle >= IDLE_TIMEOUT;
-        self.sender.is_closed() || unused
+        !self.sender.is_used() && idle >= IDLE_TIMEOUT
+    }
+
+    fn is_spent(&mut self, now: Instant) -> bool {
+        self.is_old(now) || self.sender.is_closed()
     }
 }

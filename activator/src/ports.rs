@@ -4,7 +4,7 @@ use std::{collections::HashMap, io, net::IpAddr, sync::Arc, time::Duration};
 
 use crds::{control::ToOperator, names::FunctionKey};
 use parking_lot::Mutex;
-use tokio_util::sync::CancellationToken;
+use tokio::{net::TcpListener, task::AbortHandle};
 
 use crate::{
     function::Function,
@@ -29,14 +29,38 @@ pub(crate) struct Ports {
 
 struct Listener {
     port: u16,
-    stop: CancellationToken,
-    /// What operators were told of it last.
-    told: Arc<Mutex<Option<ToOperator>>>,
+    task: AbortHandle,
+    told: Arc<Mutex<Told>>,
+}
+
+/// What operators were told of a listener last. Smaller than the frame, since there may be thousands of these.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Told {
+    #[default]
+    Nothing,
+    Bound,
+    /// Why it cannot listen.
+    Failed(String),
+}
+
+impl Told {
+    fn frame(&self, function: &FunctionKey, port: u16) -> Option<ToOperator> {
+        let function = function.clone();
+        match self {
+            Self::Nothing => None,
+            Self::Bound => Some(ToOperator::Bound { function, port }),
+            Self::Failed(error) => Some(ToOperator::BindFailed {
+                function,
+                port,
+                error: error.clone(),
+            }),
+        }
+    }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.task.abort();
     }
 }
 
@@ -59,21 +83,18 @@ impl Ports {
         {
             return;
         }
-        let stop = self.server.stop.child_token();
-        let told = Arc::new(Mutex::new(None));
-        // Boxed: a future that takes another one has room for it twice, and there may be thousands of these.
-        let listening = Box::pin(listen(
+        let told = Arc::new(Mutex::new(Told::Nothing));
+        let listening = listen(
             (self.address, port),
             Arc::clone(function),
             Arc::clone(&self.server),
             Arc::clone(&self.operators),
             Arc::clone(&told),
-        ));
-        let stopped = stop.clone();
-        self.server.listeners.spawn(async move {
-            stopped.run_until_cancelled(listening).await;
-        });
-        let listener = Listener { port, stop, told };
+        );
+        // Boxed: a future that takes another one has room for it twice, and there may be thousands of these.
+        let task = self.server.listeners.spawn(Box::pin(listening));
+        let task = task.abort_handle();
+        let listener = Listener { port, task, told };
         self.listeners.insert(function.key.clone(), listener);
     }
 
@@ -84,48 +105,49 @@ impl Ports {
 
     /// What a new operator must be told of all ports.
     pub(crate) fn frames(&self) -> Vec<ToOperator> {
-        let told = |listener: &Listener| listener.told.lock().clone();
-        self.listeners.values().filter_map(told).collect()
+        let all = self.listeners.iter();
+        let told = all.filter_map(|(key, listener)| listener.told.lock().frame(key, listener.port));
+        told.collect()
     }
 }
 
-/// Binds a Function's port, however long that takes, and serves it.
+/// Binds a Function's port, however long that takes, and serves it; until dropped or the server stops.
 async fn listen(
     address: (IpAddr, u16),
     function: Arc<Function>,
     server: Arc<Server>,
     operators: Arc<Operators>,
-    told: Arc<Mutex<Option<ToOperator>>>,
+    told: Arc<Mutex<Told>>,
 ) {
-    let tell = |frame: ToOperator| {
+    let tell = |now: Told| {
         let mut told = told.lock();
-        if told.as_ref() != Some(&frame) {
-            operators.send(&frame);
-            *told = Some(frame);
+        if *told != now {
+            *told = now;
+            if let Some(frame) = told.frame(&function.key, address.1) {
+                operators.send(&frame);
+            }
         }
     };
-    let (key, port) = (function.key.clone(), address.1);
-    let mut pause = FIRST_PAUSE;
-    let listener = loop {
-        match serve::bind(address.into()) {
-            Ok(listener) => break listener,
-            Err(error) => tell(bind_failed(&key, port, &error)),
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(MAX_PAUSE);
-    };
-    tell(ToOperator::Bound {
-        function: key.clone(),
-        port,
+    let bound = bind(address, |error| {
+        let (key, port) = (&function.key, address.1);
+        tracing::warn!(function = %key, port, %error, "cannot listen");
+        tell(Told::Failed(error.to_string()));
     });
+    let Some(listener) = server.stop.run_until_cancelled(bound).await else {
+        return;
+    };
+    tell(Told::Bound);
     serve::accept(listener, Entry::Function(function), server).await;
 }
 
-fn bind_failed(key: &FunctionKey, port: u16, error: &io::Error) -> ToOperator {
-    tracing::warn!(function = %key, port, %error, "cannot listen");
-    ToOperator::BindFailed {
-        function: key.clone(),
-        port,
-        error: error.to_string(),
+async fn bind(address: (IpAddr, u16), failed: impl Fn(&io::Error)) -> TcpListener {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match serve::bind(address.into()) {
+            Ok(listener) => return listener,
+            Err(error) => failed(&error),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(MAX_PAUSE);
     }
 }

@@ -1,19 +1,26 @@
 //! One connection to a pod, in the protocol that the pod speaks.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
+use bytes::Bytes;
 use crds::control::Protocol;
 use http::{Request, Response};
-use http_body::Body as _;
+use http_body::{Body as _, Frame};
 use hyper::{
     body::Incoming,
-    client::conn::{TrySendError, http1, http2},
+    client::conn::{TrySendError, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio_util::either::Either;
 
-use crate::{body::Upload, gather::Gather, headers};
+use crate::{body::Upload, gather::Gather, headers, http1};
 
 /// Requests at once on an HTTP/2 connection to a pod; for more another one is opened. RFC 9113 section 6.5.2 asks servers to allow at least 100.
 const MAX_STREAMS: usize = 100;
@@ -34,7 +41,7 @@ const PONG: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) enum Sender {
     /// One request after another.
-    Http1(http1::SendRequest<Upload>),
+    Http1(http1::Connection),
     /// Many at once.
     Http2(Shared),
 }
@@ -48,24 +55,16 @@ pub(crate) struct Shared {
 }
 
 impl Sender {
-    /// Speaks `protocol` on `stream`, in a task that ends with the connection: when its sender is dropped, or the pod closes it.
+    /// Speaks `protocol` on `stream`. A connection that is shared does so in a task that ends with it: when its senders are dropped, or the pod
+    /// closes it.
     ///
     /// # Errors
     /// Those of the socket.
     pub(crate) async fn new(stream: TcpStream, protocol: Protocol) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        let stream = TokioIo::new(Gather(stream));
+        let stream = Gather(stream);
         match protocol {
-            Protocol::Http1 => {
-                let (sender, connection) =
-                    http1::handshake(stream).await.map_err(io::Error::other)?;
-                tokio::spawn(async move {
-                    if let Err(error) = connection.with_upgrades().await {
-                        tracing::debug!(%error, "connection to a pod ended");
-                    }
-                });
-                Ok(Self::Http1(sender))
-            }
+            Protocol::Http1 => http1::Connection::new(stream).await.map(Self::Http1),
             Protocol::H2c => {
                 let (sender, connection) = http2::Builder::new(TokioExecutor::new())
                     .timer(TokioTimer::new())
@@ -73,7 +72,7 @@ impl Sender {
                     .initial_connection_window_size(CONNECTION_WINDOW)
                     .keep_alive_interval(PING)
                     .keep_alive_timeout(PONG)
-                    .handshake(stream)
+                    .handshake(TokioIo::new(stream))
                     .await
                     .map_err(io::Error::other)?;
                 tokio::spawn(async move {
@@ -87,21 +86,10 @@ impl Sender {
         }
     }
 
-    /// Resolves when the connection can take a request.
-    ///
-    /// # Errors
-    /// If it is closed.
-    pub(crate) async fn ready(&mut self) -> hyper::Result<()> {
-        match self {
-            Self::Http1(sender) => sender.ready().await,
-            Self::Http2(shared) => shared.sender.ready().await,
-        }
-    }
-
     /// Whether the connection can take a request now.
     pub(crate) fn is_ready(&self) -> bool {
         match self {
-            Self::Http1(sender) => sender.is_ready(),
+            Self::Http1(connection) => connection.is_ready(),
             Self::Http2(shared) => {
                 // The pool's own share is none of a request.
                 shared.sender.is_ready() && Arc::strong_count(&shared.users) <= MAX_STREAMS
@@ -109,10 +97,18 @@ impl Sender {
         }
     }
 
-    /// Whether the connection has ended.
-    pub(crate) fn is_closed(&self) -> bool {
+    /// Whether it can be kept now that its request has its answer. One that is shared is kept already.
+    pub(crate) fn rest(&mut self) -> bool {
         match self {
-            Self::Http1(sender) => sender.is_closed(),
+            Self::Http1(connection) => connection.rest(),
+            Self::Http2(_) => false,
+        }
+    }
+
+    /// Whether the connection has ended.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.is_closed(),
             Self::Http2(shared) => shared.sender.is_closed(),
         }
     }
@@ -139,16 +135,30 @@ impl Sender {
         mut request: Request<Upload>,
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Upload>>>> {
         match self {
-            Self::Http1(sender) => {
-                let body = request.body();
-                let unknown = !body.is_end_stream() && body.size_hint().exact().is_none();
-                headers::to_http1(&mut request, unknown);
-                Either::Left(sender.try_send_request(request))
-            }
+            Self::Http1(connection) => Either::Left(connection.try_send(request)),
             Self::Http2(shared) => {
                 headers::to_http2(&mut request);
                 Either::Right(shared.sender.try_send_request(request))
             }
+        }
+    }
+
+    /// The next piece of the body of an answer that comes over this connection.
+    pub(crate) fn poll_frame(
+        &mut self,
+        body: &mut Incoming,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        match self {
+            Self::Http1(connection) => connection.poll_frame(body, cx),
+            Self::Http2(_) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    /// Has a task do the work of the connection, which changes its protocol.
+    pub(crate) fn detach(&mut self) {
+        if let Self::Http1(connection) = self {
+            connection.detach();
         }
     }
 }
