@@ -3,10 +3,7 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -23,7 +20,7 @@ use crate::{
     connection::HEADER_TIMEOUT,
     metrics::{Metrics, Raised},
     pod::Pod,
-    sender::Sender,
+    sender::{Failed, Sender},
 };
 
 /// A request's body on its way to a pod.
@@ -32,35 +29,7 @@ pub(crate) enum Upload {
     /// None. Unlike a stream it can be sent again.
     Empty,
     /// As it comes from the client.
-    Stream(Incoming, Option<Sending>),
-}
-
-/// Says that a body is being sent, until it is dropped: when it has been, or is not sent any longer.
-#[derive(Debug)]
-pub(crate) struct Sending(Arc<AtomicBool>);
-
-impl Sending {
-    pub(crate) fn new(said: &Arc<AtomicBool>) -> Self {
-        said.store(true, Ordering::Relaxed);
-        Self(Arc::clone(said))
-    }
-}
-
-impl Drop for Sending {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
-}
-
-impl Upload {
-    /// Has a body that is sent now say so.
-    pub(crate) fn tell(&mut self, sending: impl FnOnce() -> Sending) {
-        if let Self::Stream(_, told) = self {
-            // What it told before ends first.
-            *told = None;
-            *told = Some(sending());
-        }
-    }
+    Stream(Incoming),
 }
 
 impl From<Incoming> for Upload {
@@ -68,7 +37,7 @@ impl From<Incoming> for Upload {
         if body.is_end_stream() {
             Self::Empty
         } else {
-            Self::Stream(body, None)
+            Self::Stream(body)
         }
     }
 }
@@ -83,21 +52,21 @@ impl Body for Upload {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Stream(body, _) => Pin::new(body).poll_frame(cx),
+            Self::Stream(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Stream(body, _) => body.is_end_stream(),
+            Self::Stream(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Stream(body, _) => body.size_hint(),
+            Self::Stream(body) => body.size_hint(),
         }
     }
 }
@@ -106,8 +75,8 @@ impl Body for Upload {
 #[derive(Debug)]
 pub(crate) struct Flight {
     slot: Slot<Arc<Pod>>,
-    /// The connection that the answer comes on; it goes back to the pool if the answer comes to its end.
-    connection: Sender,
+    /// The connection that the answer comes on; it goes back to the pool if the answer comes to its end. `None` once it has another protocol.
+    connection: Option<Sender>,
     metrics: Arc<Metrics>,
     began: Instant,
     /// The gauge of requests in pods.
@@ -117,7 +86,7 @@ pub(crate) struct Flight {
 impl Flight {
     pub(crate) fn new(
         slot: Slot<Arc<Pod>>,
-        connection: Sender,
+        connection: Option<Sender>,
         metrics: &Arc<Metrics>,
         began: Instant,
         in_flight: Raised,
@@ -131,23 +100,14 @@ impl Flight {
         }
     }
 
-    pub(crate) fn pod(&self) -> &Arc<Pod> {
-        self.slot.payload()
-    }
-
-    /// The connection changes its protocol, so that its work is not that of a request any longer.
-    pub(crate) fn switches(&mut self) {
-        self.connection.detach();
-    }
-
     /// Ends the flight now; `whole` if the answer was received to its end. The connection goes back before the slot, so that the next
     /// request finds it.
     pub(crate) fn end(self, whole: bool, now: Instant) {
         let took = now.saturating_duration_since(self.began).as_secs_f64();
         self.metrics.request_duration.observe(took);
         drop(self.in_flight);
-        if whole {
-            self.slot.payload().pool.put(self.connection, now);
+        if whole && let Some(connection) = self.connection {
+            self.slot.payload().pool.put(connection, now);
         }
     }
 }
@@ -179,7 +139,8 @@ pub(crate) enum Reply {
 /// A pod's answer, and what it occupies.
 #[derive(Debug)]
 pub(crate) struct Download {
-    body: Incoming,
+    /// `None` if it comes over the flight's connection.
+    body: Option<Incoming>,
     flight: Option<Flight>,
     /// When the flight ended.
     ended: Option<Instant>,
@@ -199,7 +160,7 @@ pub(crate) struct Download {
 #[derive(Debug)]
 pub(crate) enum Broken {
     /// The pod broke it off.
-    Pod(hyper::Error),
+    Pod(Failed),
     /// The request has taken too long.
     Timeout,
     /// The pod has sent nothing for too long.
@@ -242,7 +203,7 @@ impl Reply {
 
     /// The `body` of a pod's answer; `of_connection` is the client's.
     pub(crate) fn pod(
-        body: Incoming,
+        body: Option<Incoming>,
         flight: Flight,
         limits: Limits,
         of_connection: Deadline,
@@ -265,10 +226,7 @@ impl Reply {
 
 impl Download {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let frame = match &mut self.flight {
-            Some(flight) => flight.connection.poll_frame(&mut self.body, cx),
-            None => Pin::new(&mut self.body).poll_frame(cx),
-        };
+        let frame = self.poll_pod(cx);
         match &frame {
             Poll::Pending => {}
             Poll::Ready(None) => self.end(true),
@@ -297,6 +255,30 @@ impl Download {
         frame
     }
 
+    fn poll_pod(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failed>>> {
+        let connection = self
+            .flight
+            .as_mut()
+            .and_then(|flight| flight.connection.as_mut());
+        match (&mut self.body, connection) {
+            (Some(body), _) => {
+                let frame = Pin::new(body).poll_frame(cx);
+                frame.map(|frame| frame.map(|frame| frame.map_err(Failed::Http2)))
+            }
+            (None, Some(connection)) => connection.poll_frame(cx),
+            (None, None) => Poll::Ready(None),
+        }
+    }
+
+    /// Whether all of the body was handed on.
+    fn is_ended(&self) -> bool {
+        match (&self.body, &self.flight) {
+            (Some(body), _) => body.is_end_stream(),
+            (None, Some(flight)) => flight.connection.as_ref().is_none_or(Sender::is_ended),
+            (None, None) => true,
+        }
+    }
+
     /// The limit that has passed, if one has. The connection's task is woken at the next one, whatever it waits for.
     fn too_late(&mut self) -> Option<Broken> {
         let (end, idle) = (self.limits.end, self.limits.idle);
@@ -316,6 +298,20 @@ impl Download {
         None
     }
 
+    fn size_hint(&self) -> SizeHint {
+        match (&self.body, &self.flight) {
+            (Some(body), _) => body.size_hint(),
+            (
+                None,
+                Some(Flight {
+                    connection: Some(connection),
+                    ..
+                }),
+            ) => connection.size_hint(),
+            (None, _) => SizeHint::with_exact(0),
+        }
+    }
+
     fn note(&mut self, note: impl FnOnce(&mut Line)) {
         if let Some(line) = &mut self.line {
             note(line);
@@ -324,7 +320,7 @@ impl Download {
 
     /// hyper does not poll a body again that says it has ended.
     fn end_if_ended(&mut self) {
-        if self.body.is_end_stream() {
+        if self.is_ended() {
             self.end(true);
         }
     }
@@ -340,7 +336,7 @@ impl Download {
 
 impl Drop for Download {
     fn drop(&mut self) {
-        let unfinished = self.flight.is_some() && !self.body.is_end_stream();
+        let unfinished = self.flight.is_some() && !self.is_ended();
         self.end(!unfinished);
         if let Some(mut line) = self.line.take() {
             if unfinished {
@@ -370,7 +366,7 @@ impl Body for Reply {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Text(text) => text.is_none(),
-            Self::Pod(download) => download.body.is_end_stream(),
+            Self::Pod(download) => download.is_ended(),
         }
     }
 
@@ -379,7 +375,7 @@ impl Body for Reply {
             Self::Text(text) => {
                 SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64))
             }
-            Self::Pod(download) => download.body.size_hint(),
+            Self::Pod(download) => download.size_hint(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response, header};
+use http::{Request, Response, StatusCode, header, response};
 use throttle::{Acquired, Slot};
 use tokio::time::Instant;
 
@@ -18,7 +18,7 @@ use crate::{
     metrics::{Metrics, Raised},
     pod::Pod,
     pool::Fresh,
-    sender::Sender,
+    sender::{Answer, Failed, Sender},
     tunnel::{self, Tunnels, Upgrade},
 };
 
@@ -139,7 +139,7 @@ impl<'a> Exchange<'a> {
         let in_flight = Raised::new(&self.metrics.in_flight);
         let limits = Limits::of(self.function, slot.payload(), began);
         self.note_hop(slot.payload())?;
-        let (mut response, connection) = loop {
+        let (answer, connection) = loop {
             let pool = &slot.payload().pool;
             // Where one kept connection has broken others probably have, too.
             let may_be_kept = self.resends == 0;
@@ -157,23 +157,23 @@ impl<'a> Exchange<'a> {
             };
             let kept = fresh.is_none();
             match self.send(&mut connection, fresh, limits.first_byte).await? {
-                Some(response) => break (response, connection),
+                Some(answer) => break (answer, connection),
                 None if kept => {}
                 // A new connection broke before it took anything: no better than one that is refused.
                 None => return Ok(Attempt::Unreachable(slot)),
             }
         };
-        let flight = Flight::new(slot, connection, self.metrics, began, in_flight);
-        let pod = Arc::clone(flight.pod());
+        let pod = Arc::clone(slot.payload());
+        let (head, body) = answer;
         if let Some(line) = self.line {
-            line.is_answered(&pod, response.status());
+            line.is_answered(&pod, head.status);
         }
-        if tunnel::is_switch(&response) {
-            let switched = self.switch(&mut response, flight, tunnels)?;
+        let flight = |connection| Flight::new(slot, connection, self.metrics, began, in_flight);
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            let switched = self.switch(head, connection, flight(None), tunnels)?;
             return Ok(Attempt::Answered(switched, pod));
         }
-        let (mut head, body) = response.into_parts();
-        headers::to_client(&mut head);
+        let flight = flight(Some(connection));
         let (deadline, line) = (self.deadline.clone(), self.line.take());
         let reply = Reply::pod(body, flight, limits, deadline, line);
         Ok(Attempt::Answered(Response::from_parts(head, reply), pod))
@@ -197,21 +197,20 @@ impl<'a> Exchange<'a> {
     /// The pod changes the protocol: from now on bytes are carried as they come.
     fn switch(
         &mut self,
-        response: &mut Response<hyper::body::Incoming>,
-        mut flight: Flight,
+        head: response::Parts,
+        connection: Sender,
+        flight: Flight,
         tunnels: &Tunnels,
     ) -> Result<Response<Reply>, Failure> {
-        let protocol = response.headers().get(header::UPGRADE).cloned();
-        let (Some(upgrade), Some(protocol)) = (self.upgrade.take(), protocol) else {
+        let protocol = head.headers.get(header::UPGRADE).cloned();
+        let pod = connection.into_stream();
+        let (Some(upgrade), Some(protocol), Some(pod)) = (self.upgrade.take(), protocol, pod)
+        else {
             let key = &self.function.key;
             let text = format!("a pod of {key} changed the protocol without being asked to");
             return Err(Refusal::new(Reason::PodFailed, text).into());
         };
-        let pod = hyper::upgrade::on(&mut *response);
-        flight.switches();
-        let mut switched = Response::new(Reply::text(Bytes::new()));
-        *switched.status_mut() = response.status();
-        *switched.headers_mut() = std::mem::take(response.headers_mut());
+        let mut switched = Response::from_parts(head, Reply::text(Bytes::new()));
         headers::strip_hop_by_hop(switched.headers_mut());
         tunnel::set(switched.headers_mut(), protocol);
         let counted = self.function.settings().count_upgrades;
@@ -231,36 +230,29 @@ impl<'a> Exchange<'a> {
         connection: &mut Sender,
         fresh: Option<Fresh>,
         deadline: Instant,
-    ) -> Result<Option<Response<hyper::body::Incoming>>, Failure> {
-        let Some(request) = self.request.take() else {
-            // Every way back to here puts it back first.
-            return Err(Refusal::new(Reason::PodFailed, "the request was sent already").into());
+    ) -> Result<Option<Answer>, Failure> {
+        let sent = {
+            let answer = pin!(connection.send(&mut self.request, fresh.is_none()));
+            let answer = pin!(Fresh::until(fresh, answer));
+            self.deadline.until(deadline, answer).await
         };
-        let copy = match fresh {
-            Some(_) => None,
-            None => repeatable(&request),
-        };
-        let answer = pin!(connection.try_send(request));
-        let answer = pin!(Fresh::until(fresh, answer));
-        let sent = self.deadline.until(deadline, answer).await;
-        let mut error = match sent {
-            Some(Ok(response)) => return Ok(Some(response)),
-            Some(Err(error)) => error,
+        let failed = match sent {
+            Some(Ok(answer)) => return Ok(Some(answer)),
+            Some(Err(failed)) => failed,
             None => return Err(self.too_slow().into()),
         };
-        if error.error().is_user() {
-            // Nothing of ours fails here but the body, which is the client's.
-            let text = "the request's body broke off or is malformed";
-            return Err(Refusal::new(Reason::BadRequest, text).into());
+        if matches!(failed, Failed::Body) {
+            return Err(Refusal::new(Reason::BadRequest, failed.to_string()).into());
         }
-        // What hyper hands back was not sent, so it may be sent whatever it is.
-        self.request = error.take_message().or(copy);
         self.resends += 1;
         if self.request.is_some() && self.resends <= MAX_RESENDS {
             return Ok(None);
         }
-        let (key, error) = (&self.function.key, error.into_error());
-        let text = format!("a pod of {key} broke the connection without an answer: {error}");
+        let key = &self.function.key;
+        let text = match failed {
+            Failed::Malformed(what) => format!("a pod of {key} sent what is no answer: {what}"),
+            failed => format!("a pod of {key} broke the connection without an answer: {failed}"),
+        };
         Err(Refusal::new(Reason::PodFailed, text).into())
     }
 
@@ -273,17 +265,4 @@ impl<'a> Exchange<'a> {
         let text = format!("a pod of {key} did not begin to answer within {limit:?}");
         Refusal::new(Reason::RequestTimeout, text)
     }
-}
-
-/// A copy of `request`, if sending it twice does what sending it once does. On a kept connection that is needed: the pod may have closed
-/// it while the request was on its way, and whether it has read it before nobody knows.
-fn repeatable(request: &Request<Upload>) -> Option<Request<Upload>> {
-    if !matches!(request.body(), Upload::Empty) || !request.method().is_idempotent() {
-        return None;
-    }
-    let mut copy = Request::new(Upload::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
 }

@@ -116,7 +116,7 @@ pub fn to_pod(head: &mut request::Parts, client: IpAddr, trusted: bool) -> Resul
 
 /// Writes a pod's request as HTTP/1.1 wants it.
 pub fn to_http1(request: &mut Request<()>) {
-    headers::to_http1(request, false);
+    headers::to_http1(request);
 }
 
 /// Writes a pod's request as HTTP/2 wants it.

@@ -11,8 +11,8 @@ use crate::{
     origin::{self, Origin},
 };
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+pub(crate) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+pub(crate) const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// What a message may not have removed by naming it in `Connection`: without the first two it would be another message, and the others are how
 /// the pod and its people know whose it is.
@@ -79,21 +79,14 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Writes a request of [`to_pod`] as HTTP/1.1 wants it, also one that [`to_http2`] had already changed. `chunked`: its body has no known length.
-pub(crate) fn to_http1<B>(request: &mut http::Request<B>, chunked: bool) {
+/// Writes a request of [`to_pod`] as HTTP/1.1 wants it, also one that [`to_http2`] had already changed.
+pub(crate) fn to_http1<B>(request: &mut http::Request<B>) {
     *request.version_mut() = Version::HTTP_11;
     if let Some(authority) = request.uri().authority() {
         if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
             request.headers_mut().insert(header::HOST, host);
         }
         *request.uri_mut() = relative(request.uri());
-    }
-    if chunked {
-        // Said explicitly because hyper would send no body of unknown length with a GET or HEAD.
-        let value = HeaderValue::from_static("chunked");
-        request
-            .headers_mut()
-            .insert(header::TRANSFER_ENCODING, value);
     }
 }
 
@@ -132,7 +125,7 @@ pub(crate) fn detach<B>(request: &mut http::Request<B>) {
     }
 }
 
-/// Turns a pod's response head into the one that the client gets.
+/// Turns the head of a pod's answer that came over HTTP/2 into the one that the client gets.
 pub(crate) fn to_client(head: &mut http::response::Parts) {
     strip_hop_by_hop(&mut head.headers);
     head.version = Version::HTTP_11;

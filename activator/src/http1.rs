@@ -1,171 +1,294 @@
 //! A connection to a pod that takes one request after another (HTTP/1.1).
 //!
-//! hyper has a handle for the requests and a future that does the work of the connection. The usual way spawns the latter, and then each
-//! request goes from task to task four times. Here the task of the request polls it, and while the connection is unused nobody does.
+//! hyper's client has a handle for requests and a future that does the work; a request goes through two channels and is copied several times.
+//! Half of what a warm request costs here was that. So this speaks with pods itself, in the task of the request: it writes the request from where it
+//! is, and hands on what comes.
+
+mod chunks;
+mod head;
+mod send;
 
 use std::{
-    fmt, io,
-    pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll, Waker},
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll, Waker, ready},
 };
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::{Body as _, Frame};
-use hyper::{
-    body::Incoming,
-    client::conn::{
-        TrySendError,
-        http1::{SendRequest, handshake},
+use bytes::{Bytes, BytesMut};
+use http::{Method, Request, Response};
+use http_body::{Frame, SizeHint};
+use tokio::{
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    task::AbortHandle,
 };
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio_util::io::poll_read_buf;
 
 use crate::{
-    body::{Sending, Upload},
-    gather::Gather,
-    headers,
+    body::Upload,
+    sender::{self, Answer, Failed},
 };
 
+use self::{
+    chunks::{Chunks, Piece},
+    head::Coding,
+    send::Sending,
+};
+
+/// Bytes read at once. Doubled while a body fills it.
+const FIRST_ROOM: usize = 8 << 10;
+
+/// Most bytes read at once: what a body's reader keeps in memory.
+const MOST_ROOM: usize = 128 << 10;
+
 /// One connection.
+#[derive(Debug)]
 pub(crate) struct Connection {
-    requests: SendRequest<Upload>,
-    work: Work,
-    /// Whether the body of its request is still being sent.
-    sends: Arc<AtomicBool>,
+    read: OwnedReadHalf,
+    /// `None` while the rest of a request is sent beside.
+    write: Option<OwnedWriteHalf>,
+    beside: Option<Beside>,
+    /// What was read and is not handed on yet.
+    input: BytesMut,
+    /// Bytes that the next read has room for.
+    room: usize,
+    /// Of the answer that comes.
+    body: Body,
+    /// Whether another request may follow.
+    kept: bool,
 }
 
-/// Who does the work of a connection.
-enum Work {
-    /// Whoever has the connection, when it wants something of it.
-    Own(Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>),
-    /// A task of its own.
-    Task,
-    /// There is none: the connection has ended.
-    Ended,
+/// A task that sends the rest of a request. It ends with this.
+#[derive(Debug)]
+struct Beside(AbortHandle);
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What is to come of an answer's body.
+#[derive(Debug)]
+enum Body {
+    /// So many bytes.
+    Length(u64),
+    Chunked(Chunks),
+    /// All until the connection is closed.
+    UntilEnd,
 }
 
 impl Connection {
-    /// Speaks HTTP/1.1 on `stream`.
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        let (read, write) = stream.into_split();
+        Self {
+            read,
+            write: Some(write),
+            beside: None,
+            input: BytesMut::new(),
+            room: FIRST_ROOM,
+            body: Body::Length(0),
+            kept: true,
+        }
+    }
+
+    /// Whether an unused connection is still open and silent, as far as the kernel has told.
+    pub(crate) fn is_open(&self) -> bool {
+        let stream: &TcpStream = self.read.as_ref();
+        match stream.poll_read_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => true,
+            // It may have been read to its end by now. If not, it was closed, or sends what nobody asked for.
+            Poll::Ready(_) => {
+                let read = stream.try_read(&mut [0]);
+                read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+            }
+        }
+    }
+
+    /// Whether it can be used again now that its request has its answer.
+    pub(crate) fn rest(&mut self) -> bool {
+        let silent = self.input.is_empty() && self.is_ended();
+        // An unused connection needs no buffer, and the next request of any will find this one in the processor's cache.
+        self.input = BytesMut::new();
+        self.kept && silent
+    }
+
+    /// Sends a request and returns the head of its answer; [`poll_frame`](Self::poll_frame) has the body.
     ///
     /// # Errors
-    /// Those of the socket.
-    pub(crate) async fn new(stream: Gather<TcpStream>) -> io::Result<Self> {
-        let (requests, work) = handshake(TokioIo::new(stream))
-            .await
-            .map_err(io::Error::other)?;
-        Ok(Self {
-            requests,
-            work: Work::Own(Box::pin(work.with_upgrades())),
-            sends: Arc::default(),
-        })
-    }
-
-    /// Does what there is to do, and has the task of `cx` woken when there is more.
-    fn work(&mut self, cx: &mut Context<'_>) {
-        if let Work::Own(work) = &mut self.work
-            && let Poll::Ready(ended) = work.as_mut().poll(cx)
-        {
-            log(ended);
-            self.work = Work::Ended;
-        }
-    }
-
-    /// Has a task do the work from now on.
-    pub(crate) fn detach(&mut self) {
-        if let Work::Own(work) = std::mem::replace(&mut self.work, Work::Task) {
-            tokio::spawn(async move { log(work.await) });
-        }
-    }
-
-    /// Whether it has ended. An unused connection has its work done here, without anybody to be woken.
-    pub(crate) fn is_closed(&mut self) -> bool {
-        self.work(&mut unheard());
-        matches!(self.work, Work::Ended) || self.requests.is_closed()
-    }
-
-    /// Whether it can take a request, as far as was seen. One that its pod has closed since hands the request back.
-    pub(crate) fn is_ready(&self) -> bool {
-        self.requests.is_ready()
-    }
-
-    /// Whether it can be kept now that its request has its answer. If that was not sent to its end it cannot, unless a task sees to that.
-    pub(crate) fn rest(&mut self) -> bool {
-        self.is_ready() || !self.is_closed() && (self.is_ready() || matches!(self.work, Work::Task))
-    }
-
-    /// Sends a request; an error hands it back if none of it was sent. Not an `async fn`, which would copy the request three times.
-    pub(crate) fn try_send(
+    /// As [`Sender::send`](crate::sender::Sender::send).
+    pub(crate) async fn send(
         &mut self,
-        mut request: Request<Upload>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Upload>>>> {
-        let body = request.body_mut();
-        let unknown = !body.is_end_stream() && body.size_hint().exact().is_none();
-        body.tell(|| Sending::new(&self.sends));
-        headers::to_http1(&mut request, unknown);
-        let answer = self.requests.try_send_request(request);
-        async move {
-            let mut answer = pin!(answer);
-            let answer = std::future::poll_fn(|cx| {
-                self.work(cx);
-                match self.work {
-                    Work::Task => answer.as_mut().poll(cx),
-                    // It comes of the work alone; to be woken by it would have this task polled once more.
-                    Work::Own(_) | Work::Ended => answer.as_mut().poll(&mut unheard()),
+        request: &mut Option<Request<Upload>>,
+        kept: bool,
+    ) -> Result<Answer, Failed> {
+        // Not two requests on one connection, whatever happens to this one.
+        self.kept = false;
+        let Some(sent) = request else {
+            return Err(Failed::Body);
+        };
+        let mut sending = Sending::of(sent);
+        let to_head = sent.method() == Method::HEAD;
+        let answer = poll_fn(|cx| self.poll_exchange(cx, &mut sending, sent.body_mut(), to_head));
+        match answer.await {
+            Ok((answer, more)) => {
+                let body = request.take().map(Request::into_body);
+                self.kept = more && sending.is_done();
+                if sending.goes_on() {
+                    self.send_beside(sending, body.unwrap_or(Upload::Empty));
                 }
-            })
-            .await;
-            // A client may want to send all of its body before it reads any of the answer; who reads the answer does no work meanwhile.
-            if self.sends.load(Ordering::Relaxed) {
-                self.detach();
+                Ok((answer.into_parts().0, None))
             }
-            answer
+            Err(failed) => {
+                let broken = matches!(failed, Failed::Socket(_) | Failed::Closed);
+                let again = !sending.has_begun() || kept && sender::is_repeatable(sent);
+                if !(broken && again) {
+                    *request = None;
+                }
+                Err(failed)
+            }
         }
     }
 
-    /// The next piece of the body of an answer that comes over this connection.
+    /// Sends, and reads at the same time: a pod may answer before it has the whole request.
+    fn poll_exchange(
+        &mut self,
+        cx: &mut Context<'_>,
+        sending: &mut Sending,
+        body: &mut Upload,
+        to_head: bool,
+    ) -> Poll<Result<(Response<()>, bool), Failed>> {
+        if sending.goes_on()
+            && let Some(write) = &mut self.write
+            && let Poll::Ready(Err(failed)) = sending.poll(write, body, cx)
+        {
+            match failed {
+                // It may have answered why it takes no more.
+                Failed::Socket(error) if sending.has_begun() => sending.give_up(error),
+                failed => return Poll::Ready(Err(failed)),
+            }
+        }
+        let head = ready!(self.poll_head(cx, to_head));
+        Poll::Ready(head.map_err(|failed| sending.error().map_or(failed, Failed::Socket)))
+    }
+
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        to_head: bool,
+    ) -> Poll<Result<(Response<()>, bool), Failed>> {
+        loop {
+            if let Some(head) = head::take(&mut self.input, to_head)? {
+                self.body = match head.coding {
+                    Coding::Length(length) => Body::Length(length),
+                    Coding::Chunked => Body::Chunked(Chunks::default()),
+                    Coding::UntilEnd => Body::UntilEnd,
+                };
+                return Poll::Ready(Ok((head.answer, head.kept)));
+            }
+            if ready!(self.poll_read(cx))? == 0 {
+                return Poll::Ready(Err(Failed::Closed));
+            }
+        }
+    }
+
+    /// Reads more; 0 if there is no more.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.input.reserve(self.room);
+        let read = ready!(poll_read_buf(Pin::new(&mut self.read), cx, &mut self.input))?;
+        if read >= self.room {
+            self.room = MOST_ROOM.min(self.room * 2);
+        } else if read < self.room / 4 {
+            self.room = FIRST_ROOM.max(self.room / 2);
+        }
+        Poll::Ready(Ok(read))
+    }
+
+    /// Goes on to send a request that has its answer already, in a task of its own: its client may want to send all of it before it reads the
+    /// answer, and who reads that does nothing else meanwhile.
+    fn send_beside(&mut self, mut sending: Sending, mut body: Upload) {
+        let Some(mut write) = self.write.take() else {
+            return;
+        };
+        let task = tokio::spawn(async move {
+            let sent = poll_fn(|cx| sending.poll(&mut write, &mut body, cx)).await;
+            if sent.is_ok() {
+                // Dropped otherwise it would close this direction, which some pods take for a client that has left.
+                write.forget();
+            }
+        });
+        self.beside = Some(Beside(task.abort_handle()));
+    }
+
+    /// Takes the connection out for another protocol: what came of that already, and the stream.
+    pub(crate) fn into_stream(self) -> Option<(Bytes, TcpStream)> {
+        let stream = self.read.reunite(self.write?).ok()?;
+        Some((self.input.freeze(), stream))
+    }
+
+    /// The next piece of the answer's body.
     pub(crate) fn poll_frame(
         &mut self,
-        body: &mut Incoming,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        let mut body = Pin::new(body);
-        if let Work::Own(_) = self.work {
-            // What has come already is taken before there is a look for more.
-            let frame = body.as_mut().poll_frame(&mut unheard());
-            if frame.is_ready() {
-                return frame;
+    ) -> Poll<Option<Result<Frame<Bytes>, Failed>>> {
+        loop {
+            match self.next_piece() {
+                Ok(Piece::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Ok(Piece::Trailers(fields)) => {
+                    return Poll::Ready(Some(Ok(Frame::trailers(fields))));
+                }
+                Ok(Piece::End) => return Poll::Ready(None),
+                Ok(Piece::More) => {}
+                Err(failed) => return Poll::Ready(Some(Err(failed))),
             }
-            self.work(cx);
-            return body.poll_frame(&mut unheard());
+            let read = match ready!(self.poll_read(cx)) {
+                Ok(read) => read,
+                Err(error) => return Poll::Ready(Some(Err(error.into()))),
+            };
+            if read == 0 {
+                let ended = matches!(self.body, Body::UntilEnd);
+                self.body = Body::Length(0);
+                return Poll::Ready((!ended).then_some(Err(Failed::Closed)));
+            }
         }
-        body.poll_frame(cx)
     }
-}
 
-impl fmt::Debug for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let work = match self.work {
-            Work::Own(_) => "own",
-            Work::Task => "task",
-            Work::Ended => "ended",
-        };
-        f.debug_struct("Connection").field("work", &work).finish()
+    /// What the buffer has of the answer's body.
+    fn next_piece(&mut self) -> Result<Piece, Failed> {
+        match &mut self.body {
+            Body::Length(0) => Ok(Piece::End),
+            _ if self.input.is_empty() => Ok(Piece::More),
+            Body::Length(left) => {
+                let count = usize::try_from(*left)
+                    .map_or(self.input.len(), |left| left.min(self.input.len()));
+                *left -= count as u64;
+                Ok(Piece::Data(chunks::take(&mut self.input, count)))
+            }
+            Body::Chunked(chunks) => chunks.next(&mut self.input),
+            Body::UntilEnd => {
+                let count = self.input.len();
+                Ok(Piece::Data(chunks::take(&mut self.input, count)))
+            }
+        }
     }
-}
 
-/// The context of somebody who is not to be woken.
-fn unheard() -> Context<'static> {
-    Context::from_waker(Waker::noop())
-}
+    /// Whether all of the answer's body was handed on.
+    pub(crate) fn is_ended(&self) -> bool {
+        match &self.body {
+            Body::Length(left) => *left == 0,
+            Body::Chunked(chunks) => chunks.is_ended(),
+            Body::UntilEnd => false,
+        }
+    }
 
-fn log(ended: hyper::Result<()>) {
-    if let Err(error) = ended {
-        tracing::debug!(%error, "connection to a pod ended");
+    /// How much is to come, if that is known.
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        match self.body {
+            Body::Length(left) => SizeHint::with_exact(left),
+            Body::Chunked(_) | Body::UntilEnd => SizeHint::default(),
+        }
     }
 }

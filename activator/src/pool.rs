@@ -179,7 +179,7 @@ impl Pool {
         let now = Instant::now();
         for kept in self.idle.iter() {
             if let Some(idle) = kept.lock().0.as_mut() {
-                idle.retain_mut(|idle| !idle.is_spent(now));
+                idle.retain(|idle| !idle.is_spent(now));
             }
         }
     }
@@ -198,10 +198,10 @@ impl Kept {
         let idle = self.0.as_mut()?;
         for index in (0..idle.len()).rev() {
             let last = &mut idle[index];
-            if last.is_old(now) {
+            if last.is_spent(now) {
                 idle.remove(index);
             } else if !last.sender.is_ready() {
-                // One whose work a task does, which has still to see that the answer has ended.
+                // It has as many requests as it may have.
             } else if let Some(share) = last.sender.share() {
                 last.since = now;
                 return Some(share);
@@ -214,13 +214,9 @@ impl Kept {
 }
 
 impl Idle {
-    /// Whether it was not used for too long.
-    fn is_old(&self, now: Instant) -> bool {
+    fn is_spent(&self, now: Instant) -> bool {
         let idle = now.saturating_duration_since(self.since);
-        !self.sender.is_used() && idle >= IDLE_TIMEOUT
-    }
-
-    fn is_spent(&mut self, now: Instant) -> bool {
-        self.is_old(now) || self.sender.is_closed()
+        let unused = !self.sender.is_used() && idle >= IDLE_TIMEOUT;
+        self.sender.is_closed() || unused
     }
 }

@@ -1,8 +1,8 @@
 //! One connection to a pod, in the protocol that the pod speaks.
 
 use std::{
-    io,
-    pin::Pin,
+    error::Error,
+    fmt, io,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -10,15 +10,11 @@ use std::{
 
 use bytes::Bytes;
 use crds::control::Protocol;
-use http::{Request, Response};
-use http_body::{Body as _, Frame};
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http2},
-};
+use http::{Request, response};
+use http_body::{Frame, SizeHint};
+use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio_util::either::Either;
 
 use crate::{body::Upload, gather::Gather, headers, http1};
 
@@ -54,6 +50,52 @@ pub(crate) struct Shared {
     users: Arc<()>,
 }
 
+/// Why a request has no answer, or not all of it.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// The request's own body broke off or is malformed.
+    Body,
+    /// The connection broke.
+    Socket(io::Error),
+    /// The pod closed the connection too early.
+    Closed,
+    /// What the pod sent is no answer.
+    Malformed(&'static str),
+    /// What hyper says of HTTP/2.
+    Http2(hyper::Error),
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Body => f.write_str("the request's body broke off or is malformed"),
+            Self::Socket(error) => error.fmt(f),
+            Self::Closed => f.write_str("it was closed before the end of the answer"),
+            Self::Malformed(what) => write!(f, "the answer is malformed: {what}"),
+            Self::Http2(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Error for Failed {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Socket(error) => error.source(),
+            Self::Http2(error) => error.source(),
+            Self::Body | Self::Closed | Self::Malformed(_) => None,
+        }
+    }
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self::Socket(error)
+    }
+}
+
+/// An answer's head, and its body if that does not come over the [`Sender`] itself.
+pub(crate) type Answer = (response::Parts, Option<Incoming>);
+
 impl Sender {
     /// Speaks `protocol` on `stream`. A connection that is shared does so in a task that ends with it: when its senders are dropped, or the pod
     /// closes it.
@@ -62,38 +104,43 @@ impl Sender {
     /// Those of the socket.
     pub(crate) async fn new(stream: TcpStream, protocol: Protocol) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        let stream = Gather(stream);
-        match protocol {
-            Protocol::Http1 => http1::Connection::new(stream).await.map(Self::Http1),
-            Protocol::H2c => {
-                let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-                    .timer(TokioTimer::new())
-                    .initial_stream_window_size(STREAM_WINDOW)
-                    .initial_connection_window_size(CONNECTION_WINDOW)
-                    .keep_alive_interval(PING)
-                    .keep_alive_timeout(PONG)
-                    .handshake(TokioIo::new(stream))
-                    .await
-                    .map_err(io::Error::other)?;
-                tokio::spawn(async move {
-                    if let Err(error) = connection.await {
-                        tracing::debug!(%error, "connection to a pod ended");
-                    }
-                });
-                let users = Arc::default();
-                Ok(Self::Http2(Shared { sender, users }))
-            }
+        if protocol == Protocol::Http1 {
+            return Ok(Self::Http1(http1::Connection::new(stream)));
         }
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PONG)
+            .handshake(TokioIo::new(Gather(stream)))
+            .await
+            .map_err(io::Error::other)?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection to a pod ended");
+            }
+        });
+        let users = Arc::default();
+        Ok(Self::Http2(Shared { sender, users }))
     }
 
-    /// Whether the connection can take a request now.
+    /// Whether a connection that is not closed can take another request.
     pub(crate) fn is_ready(&self) -> bool {
         match self {
-            Self::Http1(connection) => connection.is_ready(),
+            Self::Http1(_) => true,
             Self::Http2(shared) => {
                 // The pool's own share is none of a request.
                 shared.sender.is_ready() && Arc::strong_count(&shared.users) <= MAX_STREAMS
             }
+        }
+    }
+
+    /// Whether an unused connection has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        match self {
+            Self::Http1(connection) => !connection.is_open(),
+            Self::Http2(shared) => shared.sender.is_closed(),
         }
     }
 
@@ -102,14 +149,6 @@ impl Sender {
         match self {
             Self::Http1(connection) => connection.rest(),
             Self::Http2(_) => false,
-        }
-    }
-
-    /// Whether the connection has ended.
-    pub(crate) fn is_closed(&mut self) -> bool {
-        match self {
-            Self::Http1(connection) => connection.is_closed(),
-            Self::Http2(shared) => shared.sender.is_closed(),
         }
     }
 
@@ -129,36 +168,100 @@ impl Sender {
         }
     }
 
-    /// Sends a request; an error hands it back if none of it was sent. Not an `async fn`, which would copy the request three times.
-    pub(crate) fn try_send(
+    /// Sends a request, and returns the head of its answer.
+    ///
+    /// # Errors
+    /// If there is none. The request stays in its place if it can be sent again: when nothing of it was sent, whatever it is; and on a connection
+    /// that was `kept`, if sending it twice does what sending it once does. The pod may have closed that while the request was on its way,
+    /// and whether it has read it before nobody knows.
+    pub(crate) async fn send(
         &mut self,
-        mut request: Request<Upload>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Upload>>>> {
+        request: &mut Option<Request<Upload>>,
+        kept: bool,
+    ) -> Result<Answer, Failed> {
         match self {
-            Self::Http1(connection) => Either::Left(connection.try_send(request)),
-            Self::Http2(shared) => {
-                headers::to_http2(&mut request);
-                Either::Right(shared.sender.try_send_request(request))
-            }
+            Self::Http1(connection) => connection.send(request, kept).await,
+            // Boxed because it is large, and those of HTTP/1.1 would have room for it.
+            Self::Http2(shared) => Box::pin(shared.send(request, kept)).await,
         }
     }
 
     /// The next piece of the body of an answer that comes over this connection.
     pub(crate) fn poll_frame(
         &mut self,
-        body: &mut Incoming,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Failed>>> {
         match self {
-            Self::Http1(connection) => connection.poll_frame(body, cx),
-            Self::Http2(_) => Pin::new(body).poll_frame(cx),
+            Self::Http1(connection) => connection.poll_frame(cx),
+            Self::Http2(_) => Poll::Ready(None),
         }
     }
 
-    /// Has a task do the work of the connection, which changes its protocol.
-    pub(crate) fn detach(&mut self) {
-        if let Self::Http1(connection) = self {
-            connection.detach();
+    /// Whether all of that was handed on.
+    pub(crate) fn is_ended(&self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.is_ended(),
+            Self::Http2(_) => true,
         }
     }
+
+    /// How much of it is to come, if that is known.
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(connection) => connection.size_hint(),
+            Self::Http2(_) => SizeHint::with_exact(0),
+        }
+    }
+
+    /// Takes the connection out for another protocol: what has come of that already, and the stream.
+    pub(crate) fn into_stream(self) -> Option<(Bytes, TcpStream)> {
+        match self {
+            Self::Http1(connection) => connection.into_stream(),
+            Self::Http2(_) => None,
+        }
+    }
+}
+
+impl Shared {
+    async fn send(
+        &mut self,
+        request: &mut Option<Request<Upload>>,
+        kept: bool,
+    ) -> Result<Answer, Failed> {
+        let Some(mut sent) = request.take() else {
+            return Err(Failed::Body);
+        };
+        let copy = Some(&sent).filter(|_| kept).and_then(copy);
+        headers::to_http2(&mut sent);
+        match self.sender.try_send_request(sent).await {
+            Ok(answer) => {
+                let (mut head, body) = answer.into_parts();
+                headers::to_client(&mut head);
+                Ok((head, Some(body)))
+            }
+            // Nothing of ours fails here but the body, which is the client's.
+            Err(error) if error.error().is_user() => Err(Failed::Body),
+            Err(mut error) => {
+                // What hyper hands back was not sent.
+                *request = error.take_message().or(copy);
+                Err(Failed::Http2(error.into_error()))
+            }
+        }
+    }
+}
+
+/// Whether sending a request twice does what sending it once does.
+pub(crate) fn is_repeatable(request: &Request<Upload>) -> bool {
+    matches!(request.body(), Upload::Empty) && request.method().is_idempotent()
+}
+
+/// A copy of a request that may be sent twice.
+fn copy(request: &Request<Upload>) -> Option<Request<Upload>> {
+    is_repeatable(request).then(|| {
+        let mut copy = Request::new(Upload::Empty);
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        *copy.headers_mut() = request.headers().clone();
+        copy
+    })
 }

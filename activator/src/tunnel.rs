@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::{
     body::{Body as _, Incoming},
@@ -9,7 +10,11 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::{io::copy_bidirectional, net::TcpStream, time::Instant};
+use tokio::{
+    io::{AsyncWriteExt as _, copy_bidirectional},
+    net::TcpStream,
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -83,12 +88,12 @@ impl Tunnels {
         }
     }
 
-    /// Carries bytes both ways until one side ends. `flight` is what the request occupies: the pod counts as busy for as long. `line` is written
+    /// Carries bytes both ways until one side ends; the pod has `begun` already. `flight` is what the request occupies: the pod counts as busy for as long. `line` is written
     /// at the end.
     pub(crate) fn open(
         &self,
         upgrade: Upgrade,
-        pod: OnUpgrade,
+        (begun, mut pod): (Bytes, TcpStream),
         flight: Option<Flight>,
         line: Pending,
     ) {
@@ -96,10 +101,10 @@ impl Tunnels {
         self.tasks.spawn(async move {
             let _open = Raised::new(&metrics.upgraded);
             let carried = async {
-                let (client, pod) = tokio::try_join!(upgrade.client, pod)?;
-                let (mut client, mut pod) = (TokioIo::new(client), TokioIo::new(pod));
+                let mut client = TokioIo::new(upgrade.client.await?);
+                client.write_all(&begun).await?;
                 let (_, sent) = copy_bidirectional(&mut client, &mut pod).await?;
-                Ok::<u64, Box<dyn std::error::Error + Send + Sync>>(sent)
+                Ok::<u64, Box<dyn std::error::Error + Send + Sync>>(sent + begun.len() as u64)
             };
             let sent = match force.run_until_cancelled(carried).await {
                 Some(Ok(sent)) => Some(sent),

@@ -1,0 +1,218 @@
+//! Sending a request: its head, and its body as it comes from the client.
+
+use std::{
+    io::{self, IoSlice, Write as _},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf as _, Bytes};
+use http::{HeaderMap, HeaderName, Request, header};
+use http_body::{Body as _, Frame};
+use tokio::{io::AsyncWrite, net::tcp::OwnedWriteHalf};
+
+use crate::{body::Upload, headers, sender::Failed};
+
+use super::{
+    chunks,
+    head::{self, Framing},
+};
+
+/// Bytes of a head, as a first guess.
+const HEAD: usize = 512;
+
+/// Most bytes of a piece of the body that are copied to what goes before it, so that both are sent at once.
+const SMALL: usize = 1 << 10;
+
+/// A request on its way.
+#[derive(Debug)]
+pub(super) struct Sending {
+    framing: Framing,
+    /// Fields that may follow the body: those that the head announces.
+    trailers: Vec<HeaderName>,
+    /// What is written next, then `piece`, then `after`.
+    out: Vec<u8>,
+    /// How much of `out` was written.
+    written: usize,
+    piece: Bytes,
+    after: &'static [u8],
+    begun: bool,
+    /// Whether all of the body is in here.
+    whole: bool,
+    /// Why no more is sent.
+    error: Option<io::Error>,
+}
+
+impl Sending {
+    pub(super) fn of(request: &mut Request<Upload>) -> Self {
+        headers::to_http1(request);
+        let mut out = Vec::with_capacity(HEAD);
+        let framing = head::write(request, &mut out);
+        let trailers = match framing {
+            Framing::Chunked => announced(request.headers()),
+            Framing::Empty | Framing::Length(_) => Vec::new(),
+        };
+        Self {
+            framing,
+            trailers,
+            out,
+            written: 0,
+            piece: Bytes::new(),
+            after: b"",
+            begun: false,
+            whole: framing == Framing::Empty,
+            error: None,
+        }
+    }
+
+    /// Whether any of it was written.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Whether all of it was written.
+    pub(super) fn is_done(&self) -> bool {
+        self.whole && self.is_written() && self.error.is_none()
+    }
+
+    fn is_written(&self) -> bool {
+        self.written == self.out.len() && self.piece.is_empty() && self.after.is_empty()
+    }
+
+    /// Writes as much as can be.
+    pub(super) fn poll(
+        &mut self,
+        stream: &mut OwnedWriteHalf,
+        body: &mut Upload,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Failed>> {
+        if self.error.is_some() {
+            return Poll::Pending;
+        }
+        loop {
+            // A piece is put behind what waits, if that is no piece itself.
+            while !self.whole && self.piece.is_empty() && self.after.is_empty() {
+                match Pin::new(&mut *body).poll_frame(cx) {
+                    Poll::Pending => break,
+                    Poll::Ready(None) => self.end(&HeaderMap::new())?,
+                    Poll::Ready(Some(Ok(frame))) => self.add(frame)?,
+                    Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(Failed::Body)),
+                }
+                if self.out.len() - self.written > SMALL {
+                    break;
+                }
+            }
+            if self.is_written() {
+                return match self.whole {
+                    true => Poll::Ready(Ok(())),
+                    false => Poll::Pending,
+                };
+            }
+            ready!(self.poll_write(stream, cx))?;
+        }
+    }
+
+    fn poll_write(
+        &mut self,
+        stream: &mut OwnedWriteHalf,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let (stream, out) = (Pin::new(stream), &self.out[self.written..]);
+        let count = if self.piece.is_empty() && self.after.is_empty() {
+            ready!(stream.poll_write(cx, out))?
+        } else {
+            let slices = [out, &self.piece, self.after].map(IoSlice::new);
+            ready!(stream.poll_write_vectored(cx, &slices))?
+        };
+        if count == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        self.begun = true;
+        self.advance(count);
+        Poll::Ready(Ok(()))
+    }
+
+    fn advance(&mut self, count: usize) {
+        let of_out = count.min(self.out.len() - self.written);
+        self.written += of_out;
+        if self.written == self.out.len() {
+            self.out.clear();
+            self.written = 0;
+        }
+        let of_piece = (count - of_out).min(self.piece.len());
+        self.piece.advance(of_piece);
+        self.after = &self.after[count - of_out - of_piece..];
+    }
+
+    /// Takes the next frame of the body.
+    fn add(&mut self, frame: Frame<Bytes>) -> Result<(), Failed> {
+        let data = match frame.into_data() {
+            Ok(data) if data.is_empty() => return Ok(()), // as a chunk it would be the last
+            Ok(data) => data,
+            Err(frame) => return self.end(&frame.into_trailers().unwrap_or_default()),
+        };
+        let after: &[u8] = match &mut self.framing {
+            Framing::Chunked => {
+                // A vector takes all that is written into it.
+                let _ = write!(self.out, "{:x}\r\n", data.len());
+                b"\r\n"
+            }
+            Framing::Length(left) if data.len() as u64 <= *left => {
+                *left -= data.len() as u64;
+                self.whole = *left == 0;
+                b""
+            }
+            Framing::Length(_) | Framing::Empty => return Err(Failed::Body),
+        };
+        if data.len() <= SMALL {
+            self.out.extend_from_slice(&data);
+            self.out.extend_from_slice(after);
+        } else {
+            (self.piece, self.after) = (data, after);
+        }
+        Ok(())
+    }
+
+    /// The body has ended.
+    fn end(&mut self, fields: &HeaderMap) -> Result<(), Failed> {
+        match self.framing {
+            Framing::Chunked => self.out.extend_from_slice(b"0\r\n"),
+            Framing::Length(0) | Framing::Empty => return Ok(()),
+            Framing::Length(_) => return Err(Failed::Body),
+        }
+        for (name, value) in fields {
+            if self.trailers.contains(name) && chunks::is_trailer(name) {
+                for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                    self.out.extend_from_slice(part);
+                }
+            }
+        }
+        self.out.extend_from_slice(b"\r\n");
+        self.whole = true;
+        Ok(())
+    }
+
+    /// No more can be sent, but an answer may still come.
+    pub(super) fn give_up(&mut self, error: io::Error) {
+        self.error = Some(error);
+    }
+
+    /// Why no more is sent.
+    pub(super) fn error(&mut self) -> Option<io::Error> {
+        self.error.take()
+    }
+
+    /// Whether more is to be sent.
+    pub(super) fn goes_on(&self) -> bool {
+        self.error.is_none() && !self.is_done()
+    }
+}
+
+/// The fields that a head announces to come after the body.
+fn announced(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(header::TRAILER).iter();
+    let names = values.flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    names
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .collect()
+}
