@@ -19,6 +19,7 @@ use crate::{
     args::Args,
     connection,
     cores::Cores,
+    fields::Fields,
     function::Function,
     functions::Functions,
     headers,
@@ -110,7 +111,8 @@ fn functions() -> anyhow::Result<(Arc<Functions>, Arc<Metrics>)> {
 pub fn to_pod(head: &mut request::Parts, client: IpAddr, trusted: bool) -> Result<(), String> {
     let origin = Origin::new(client, trusted);
     let default_host = || "hello.shop".to_owned();
-    let done = headers::to_pod(head, Some(&origin), default_host);
+    let fields = Fields::of(&head.headers);
+    let done = headers::to_pod(head, fields, Some(&origin), default_host);
     done.map_err(|refusal| refusal.text.into_owned())
 }
 

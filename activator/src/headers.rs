@@ -7,6 +7,7 @@ use http::{
 
 use crate::{
     answer::{Reason, Refusal},
+    fields::Fields,
     identity,
     origin::{self, Origin},
 };
@@ -27,13 +28,14 @@ const KEPT: [HeaderName; 8] = [
     identity::TRACE_PARENT,
 ];
 
-/// Turns a client's request head into the one that a pod gets. `origin` is `None` if another activator has sent the request on, and has
+/// Turns a client's request head, which has these `fields`, into the one that a pod gets. `origin` is `None` if another activator has sent the request on, and has
 /// told where it comes from.
 ///
 /// # Errors
 /// If the request is of a kind that cannot be forwarded.
 pub(crate) fn to_pod(
     head: &mut request::Parts,
+    fields: Fields,
     origin: Option<&Origin>,
     default_host: impl FnOnce() -> String,
 ) -> Result<(), Refusal> {
@@ -41,23 +43,29 @@ pub(crate) fn to_pod(
         return Err(Refusal::new(Reason::BadRequest, "CONNECT is not supported"));
     }
     set_host(head, default_host)?;
-    if !is_coded_plainly(&head.headers) {
+    if fields.have(Fields::TRANSFER_ENCODING) && !is_coded_plainly(&head.headers) {
         let text = "the request has another transfer coding than chunked, or that twice";
         return Err(Refusal::new(Reason::BadRequest, text));
     }
-    let trailers = accepts_trailers(&head.headers);
-    strip_hop_by_hop(&mut head.headers);
-    // The activator itself asks the client to go on, by reading the body when the pod's connection wants it.
-    head.headers.remove(header::EXPECT);
+    let trailers = fields.have(Fields::TE) && accepts_trailers(&head.headers);
+    if fields.have(Fields::OF_HOP) {
+        strip_hop_by_hop(&mut head.headers);
+    }
+    if fields.have(Fields::EXPECT) {
+        // The activator itself asks the client to go on, by reading the body when the pod's connection wants it.
+        head.headers.remove(header::EXPECT);
+    }
     if trailers {
         let value = HeaderValue::from_static("trailers");
         head.headers.insert(header::TE, value);
     }
-    join_cookies(&mut head.headers);
-    if let Some(origin) = origin {
-        origin.add_to(&mut head.headers);
+    if fields.have(Fields::COOKIE) {
+        join_cookies(&mut head.headers);
     }
-    identity::trace(&mut head.headers);
+    if let Some(origin) = origin {
+        origin.add_to(&mut head.headers, fields);
+    }
+    identity::trace(&mut head.headers, fields);
     head.version = Version::HTTP_11;
     Ok(())
 }
@@ -274,7 +282,8 @@ mod tests {
     fn forwarded(request: http::request::Builder) -> Result<request::Parts, Refusal> {
         let (mut head, ()) = request.body(()).unwrap().into_parts();
         let origin = Origin::new([10, 0, 0, 9].into(), true);
-        to_pod(&mut head, Some(&origin), || "hello.shop".to_owned()).map(|()| head)
+        let fields = Fields::of(&head.headers);
+        to_pod(&mut head, fields, Some(&origin), || "hello.shop".to_owned()).map(|()| head)
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::fields::Fields;
+
 /// Header of a request's ID, kept if the client has one, and in every answer.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -11,9 +13,11 @@ pub(crate) const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent
 /// Longest ID that is kept; a longer one would only fill logs.
 const LONGEST: usize = 128;
 
-/// The request's ID: the client's, or a new one, which the pod then gets, too.
-pub(crate) fn request_id(headers: &mut HeaderMap) -> HeaderValue {
-    let kept = headers.get(REQUEST_ID).filter(|id| is_printable(id));
+/// The ID of a request that has these `fields`: the client's, or a new one, which the pod then gets, too.
+pub(crate) fn request_id(headers: &mut HeaderMap, fields: Fields) -> HeaderValue {
+    let told = fields.have(Fields::REQUEST_ID);
+    let kept = told.then(|| headers.get(REQUEST_ID)).flatten();
+    let kept = kept.filter(|id| is_printable(id));
     if let Some(id) = kept.cloned() {
         // Of several, only the one that the answer and the log have.
         if headers.get_all(REQUEST_ID).iter().nth(1).is_some() {
@@ -26,12 +30,14 @@ pub(crate) fn request_id(headers: &mut HeaderMap) -> HeaderValue {
     id
 }
 
-/// Starts a trace, unless the request belongs to one. It is not sampled: who wants that decides before this hop.
-pub(crate) fn trace(headers: &mut HeaderMap) {
-    let mut parents = headers.get_all(TRACE_PARENT).iter();
-    // Several are none: nobody could tell which is meant.
-    if parents.next().is_some() && parents.next().is_none() {
-        return;
+/// Starts a trace, unless the request, which has these `fields`, belongs to one. It is not sampled: who wants that decides before this hop.
+pub(crate) fn trace(headers: &mut HeaderMap, fields: Fields) {
+    if fields.have(Fields::TRACE_PARENT) {
+        // Several are none: nobody could tell which is meant.
+        let mut parents = headers.get_all(TRACE_PARENT).iter();
+        if parents.next().is_some() && parents.next().is_none() {
+            return;
+        }
     }
     let mut value = *b"00-00000000000000000000000000000000-0000000000000000-00";
     // Neither part may be zero.
@@ -67,27 +73,37 @@ fn write_hex(place: &mut [u8], value: u64) {
 mod tests {
     use super::*;
 
+    fn id_of(headers: &mut HeaderMap) -> HeaderValue {
+        let fields = Fields::of(headers);
+        request_id(headers, fields)
+    }
+
+    fn trace_of(headers: &mut HeaderMap) {
+        let fields = Fields::of(headers);
+        trace(headers, fields);
+    }
+
     #[test]
     fn an_id_is_kept_or_made() {
         let mut headers = HeaderMap::new();
-        let made = request_id(&mut headers);
+        let made = id_of(&mut headers);
         assert_eq!(made.len(), 32);
         assert_eq!(headers[REQUEST_ID], made);
-        assert_eq!(request_id(&mut headers), made, "it is kept from now on");
+        assert_eq!(id_of(&mut headers), made, "it is kept from now on");
         for bad in ["", "two words", &"x".repeat(129)] {
             headers.insert(REQUEST_ID, bad.parse().expect("valid"));
-            assert_ne!(request_id(&mut headers), bad);
+            assert_ne!(id_of(&mut headers), bad);
         }
         headers.insert(REQUEST_ID, HeaderValue::from_static("mine-1"));
         headers.append(REQUEST_ID, HeaderValue::from_static("mine-2"));
-        assert_eq!(request_id(&mut headers), "mine-1");
+        assert_eq!(id_of(&mut headers), "mine-1");
         assert_eq!(headers.get_all(REQUEST_ID).iter().count(), 1);
     }
 
     #[test]
     fn a_trace_is_passed_or_started() {
         let mut headers = HeaderMap::new();
-        trace(&mut headers);
+        trace_of(&mut headers);
         let value = headers[TRACE_PARENT].to_str().expect("ASCII").to_owned();
         let parts: Vec<&str> = value.split('-').collect();
         assert_eq!(
@@ -96,10 +112,10 @@ mod tests {
             "{value}"
         );
         assert!(value.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit()));
-        trace(&mut headers);
+        trace_of(&mut headers);
         assert_eq!(headers[TRACE_PARENT], value.as_str());
         headers.append(TRACE_PARENT, HeaderValue::from_static("00-1-2-00"));
-        trace(&mut headers);
+        trace_of(&mut headers);
         assert_eq!(headers.get_all(TRACE_PARENT).iter().count(), 1);
         assert_ne!(headers[TRACE_PARENT], value.as_str());
     }

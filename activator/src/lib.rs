@@ -14,6 +14,7 @@ mod connection;
 mod control;
 mod cores;
 mod exchange;
+mod fields;
 mod files;
 mod follow;
 mod function;

@@ -8,6 +8,8 @@ use std::{net::IpAddr, str::FromStr};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use parking_lot::Mutex;
 
+use crate::fields::Fields;
+
 pub(crate) const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(crate) const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 pub(crate) const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -55,15 +57,21 @@ impl Origin {
         *self.last.get_mut() = None;
     }
 
-    /// Adds the headers to a request whose `Host` is right.
-    pub(crate) fn add_to(&self, headers: &mut HeaderMap) {
-        if !self.trusted {
-            for name in [FOR, HOST, PROTO, header::FORWARDED] {
-                headers.remove(name);
-            }
-        }
+    /// Adds the headers to a request with these `fields`, whose `Host` is right.
+    pub(crate) fn add_to(&self, headers: &mut HeaderMap, fields: Fields) {
         let host = headers.get(header::HOST).cloned();
         let forwarded = self.forwarded(host.as_ref());
+        if !self.trusted || !fields.have(Fields::OF_ORIGIN) {
+            // What they were goes.
+            headers.insert(FOR, self.address.clone());
+            headers.insert(header::FORWARDED, forwarded);
+            headers.insert(PROTO, HeaderValue::from_static(self.proto));
+            match host {
+                Some(host) => headers.insert(HOST, host),
+                None => headers.remove(HOST),
+            };
+            return;
+        }
         append(headers, FOR, self.address.clone());
         append(headers, header::FORWARDED, forwarded);
         // A trusted proxy knows better what the client spoke and whom it asked for.
@@ -203,7 +211,8 @@ mod tests {
         for (name, value) in before {
             headers.append(*name, HeaderValue::from_static(value));
         }
-        Origin::new([10, 0, 0, 9].into(), trusted).add_to(&mut headers);
+        let fields = Fields::of(&headers);
+        Origin::new([10, 0, 0, 9].into(), trusted).add_to(&mut headers, fields);
         let names = [
             "x-forwarded-for",
             "x-forwarded-proto",

@@ -17,6 +17,7 @@ use crate::{
     body::{Reply, Upload},
     client::Client,
     exchange::{Attempt, Exchange},
+    fields::Fields,
     function::Function,
     functions::Functions,
     headers,
@@ -97,9 +98,10 @@ impl Proxy {
         entry: &'a Entry,
         mut request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<Reply>, Gone>> + Send + 'a {
-        let id = identity::request_id(request.headers_mut());
+        let fields = Fields::of(request.headers());
+        let id = identity::request_id(request.headers_mut(), fields);
         let http2 = request.version() == Version::HTTP_2;
-        let grpc = answer::is_grpc(request.headers());
+        let grpc = fields.have(Fields::CONTENT_TYPE) && answer::is_grpc(request.headers());
         let mut unanswered = Unanswered {
             metrics: &self.metrics,
             line: self.access.begin(client, &request, &id),
@@ -115,8 +117,8 @@ impl Proxy {
                 };
                 let line = &mut unanswered.line;
                 // Not matched around the await: what is matched on would be kept beside what is taken out of it.
-                let (mut hold, mut exchange) = match self.prepare(client, &function, request, line)
-                {
+                let prepared = self.prepare(client, &function, request, fields, line);
+                let (mut hold, mut exchange) = match prepared {
                     Ok(prepared) => prepared,
                     Err(refusal) => break 'answered Err(refusal.into()),
                 };
@@ -140,9 +142,7 @@ impl Proxy {
             };
             // It has an answer, so dropping this is not to count it as gone.
             std::mem::forget(unanswered);
-            if !response.headers().contains_key(REQUEST_ID) {
-                response.headers_mut().insert(REQUEST_ID, id);
-            }
+            response.headers_mut().entry(REQUEST_ID).or_insert(id);
             // HTTP/2 connections are told to go when this process stops; it has no such header.
             if !http2 && self.leaves() && !tunnel::is_switch(&response) {
                 let close = HeaderValue::from_static("close");
@@ -195,19 +195,20 @@ impl Proxy {
         client: &'a Client,
         function: &'a Arc<Function>,
         mut request: Request<Incoming>,
+        fields: Fields,
         line: &'a mut Pending,
     ) -> Result<(Hold<'a>, Exchange<'a>), Refusal> {
         if let Some(line) = line {
             line.is_for(function);
         }
-        let upgrade = Upgrade::of(&mut request);
+        let upgrade = Upgrade::of(&mut request, fields);
         // An HTTP/2 connection is read whatever becomes of the bodies, so it tells by itself when a client leaves.
         let body_unread = request.version() != Version::HTTP_2 && !request.body().is_end_stream();
         let (mut head, body) = request.into_parts();
         let default_host = || format!("{}.{}", function.key.name, function.key.namespace);
         let hops = function.hops(client.origin.client, &head.headers);
         let origin = Some(&client.origin).filter(|_| hops.unwrap_or(0) == 0);
-        headers::to_pod(&mut head, origin, default_host)?;
+        headers::to_pod(&mut head, fields, origin, default_host)?;
         if let Some(upgrade) = &upgrade {
             upgrade.ask(&mut head.headers);
             client.keep_alive();

@@ -20,6 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     access::Pending,
     body::Flight,
+    fields::Fields,
     metrics::{Metrics, Raised},
 };
 
@@ -33,9 +34,13 @@ pub(crate) struct Upgrade {
 }
 
 impl Upgrade {
-    /// The wish of a request, if it has one that can be fulfilled. An upgrade to HTTP/2 is left out: it is a hop's own matter.
-    pub(crate) fn of(request: &mut Request<Incoming>) -> Option<Self> {
-        if request.version() != Version::HTTP_11 || !request.body().is_end_stream() {
+    /// The wish of a request that has these `fields`, if it has one that can be fulfilled. An upgrade to HTTP/2 is left out: it is a hop's own
+    /// matter.
+    pub(crate) fn of(request: &mut Request<Incoming>, fields: Fields) -> Option<Self> {
+        if !fields.have(Fields::UPGRADE)
+            || request.version() != Version::HTTP_11
+            || !request.body().is_end_stream()
+        {
             return None;
         }
         let headers = request.headers();
