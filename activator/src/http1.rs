@@ -12,7 +12,8 @@ use std::{
     future::poll_fn,
     io,
     pin::Pin,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -23,7 +24,8 @@ use tokio::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    task::AbortHandle,
+    task::JoinHandle,
+    time::timeout,
 };
 use tokio_util::io::poll_read_buf;
 
@@ -53,6 +55,8 @@ pub(crate) struct Connection {
     beside: Option<Beside>,
     /// What was read and is not handed on yet.
     input: BytesMut,
+    /// How much of it is known to be no whole head.
+    parsed: usize,
     /// Bytes that the next read has room for.
     room: usize,
     /// Of the answer that comes.
@@ -61,13 +65,31 @@ pub(crate) struct Connection {
     kept: bool,
 }
 
-/// A task that sends the rest of a request. It ends with this.
+/// How long the rest of a request may still be sent after its answer has ended. Some pods answer first and read then; a client must not
+/// occupy one by that for long, since it is no request in flight any more.
+const SENT_WITHIN: Duration = Duration::from_secs(60);
+
+/// A task that sends the rest of a request. It ends with this, unless it is let go.
 #[derive(Debug)]
-struct Beside(AbortHandle);
+struct Beside(Option<JoinHandle<()>>);
+
+impl Beside {
+    fn let_go(mut self) {
+        if let Some(mut task) = self.0.take() {
+            tokio::spawn(async move {
+                if timeout(SENT_WITHIN, &mut task).await.is_err() {
+                    task.abort();
+                }
+            });
+        }
+    }
+}
 
 impl Drop for Beside {
     fn drop(&mut self) {
-        self.0.abort();
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
     }
 }
 
@@ -89,6 +111,7 @@ impl Connection {
             write: Some(write),
             beside: None,
             input: BytesMut::new(),
+            parsed: 0,
             room: FIRST_ROOM,
             body: Body::Length(0),
             kept: true,
@@ -97,20 +120,17 @@ impl Connection {
 
     /// Whether an unused connection is still open and silent, as far as the kernel has told.
     pub(crate) fn is_open(&self) -> bool {
-        let stream: &TcpStream = self.read.as_ref();
-        match stream.poll_read_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Pending => true,
-            // It may have been read to its end by now. If not, it was closed, or sends what nobody asked for.
-            Poll::Ready(_) => {
-                let read = stream.try_read(&mut [0]);
-                read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
-            }
-        }
+        // What comes was not asked for, or is the end.
+        let read = self.read.try_read(&mut [0]);
+        read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Whether it can be used again now that its request has its answer.
     pub(crate) fn rest(&mut self) -> bool {
         let silent = self.input.is_empty() && self.is_ended();
+        if let Some(beside) = self.beside.take() {
+            beside.let_go();
+        }
         // An unused connection needs no buffer, and the next request of any will find this one in the processor's cache.
         self.input = BytesMut::new();
         self.kept && silent
@@ -144,7 +164,7 @@ impl Connection {
             }
             Err(failed) => {
                 let broken = matches!(failed, Failed::Socket(_) | Failed::Closed);
-                let again = !sending.has_begun() || kept && sender::is_repeatable(sent);
+                let again = sending.is_untouched() || kept && sender::is_repeatable(sent);
                 if !(broken && again) {
                     *request = None;
                 }
@@ -167,7 +187,7 @@ impl Connection {
         {
             match failed {
                 // It may have answered why it takes no more.
-                Failed::Socket(error) if sending.has_begun() => sending.give_up(error),
+                Failed::Socket(error) if !sending.is_untouched() => sending.give_up(error),
                 failed => return Poll::Ready(Err(failed)),
             }
         }
@@ -181,7 +201,11 @@ impl Connection {
         to_head: bool,
     ) -> Poll<Result<(Response<()>, bool), Failed>> {
         loop {
-            if let Some(head) = head::take(&mut self.input, to_head)? {
+            // Not parsed again with every byte that comes.
+            if head::may_end(&self.input, self.parsed)
+                && let Some(head) = head::take(&mut self.input, to_head)?
+            {
+                self.parsed = 0;
                 self.body = match head.coding {
                     Coding::Length(length) => Body::Length(length),
                     Coding::Chunked => Body::Chunked(Chunks::default()),
@@ -189,6 +213,7 @@ impl Connection {
                 };
                 return Poll::Ready(Ok((head.answer, head.kept)));
             }
+            self.parsed = self.input.len();
             if ready!(self.poll_read(cx))? == 0 {
                 return Poll::Ready(Err(Failed::Closed));
             }
@@ -220,7 +245,7 @@ impl Connection {
                 write.forget();
             }
         });
-        self.beside = Some(Beside(task.abort_handle()));
+        self.beside = Some(Beside(Some(task)));
     }
 
     /// Takes the connection out for another protocol: what came of that already, and the stream.

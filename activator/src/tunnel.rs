@@ -108,8 +108,12 @@ impl Tunnels {
             let carried = async {
                 let mut client = TokioIo::new(upgrade.client.await?);
                 client.write_all(&begun).await?;
+                client.flush().await?;
+                let count = begun.len() as u64;
+                // The buffer that it was read into.
+                drop(begun);
                 let (_, sent) = copy_bidirectional(&mut client, &mut pod).await?;
-                Ok::<u64, Box<dyn std::error::Error + Send + Sync>>(sent + begun.len() as u64)
+                Ok::<u64, Box<dyn std::error::Error + Send + Sync>>(sent + count)
             };
             let sent = match force.run_until_cancelled(carried).await {
                 Some(Ok(sent)) => Some(sent),

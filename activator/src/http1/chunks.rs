@@ -125,7 +125,8 @@ impl Chunks {
         let (digits, rest) = line.split_at(digits);
         let text = std::str::from_utf8(digits).map_err(|_| BAD)?;
         let size = u64::from_str_radix(text, 16).map_err(|_| BAD)?;
-        let rest = rest.trim_ascii_start();
+        let blank = rest.iter().take_while(|b| b" \t".contains(b)).count();
+        let rest = &rest[blank..];
         if !rest.is_empty() && rest[0] != b';' || rest.contains(&b'\r') {
             return Err(BAD);
         }

@@ -40,6 +40,14 @@ pub(super) struct Head {
     pub(super) kept: bool,
 }
 
+/// Whether a head may have come to its end in what was read since only `parsed` bytes were there. What begins is always looked at: it may be none.
+pub(super) fn may_end(input: &[u8], parsed: usize) -> bool {
+    let new = &input[parsed.saturating_sub(2)..];
+    let ends = |bytes: &[u8]| bytes.starts_with(b"\n\n") || bytes.starts_with(b"\n\r\n");
+    let ended = || (0..new.len()).any(|at| ends(&new[at..]));
+    !input.is_empty() && (parsed == 0 || input.len() > LONGEST || ended())
+}
+
 /// Takes an answer's head from what was read, and interim ones before it; `None` if it is not there as a whole. `to_head`: the request was a HEAD.
 pub(super) fn take(input: &mut BytesMut, to_head: bool) -> Result<Option<Head>, Failed> {
     loop {
@@ -93,7 +101,7 @@ fn read(
     let whole = Bytes::copy_from_slice(&input[..length]);
     for parsed in parsed.headers.iter() {
         let (name, plain) = field(parsed)?;
-        if !switches && hop.hears(&name, parsed.value)? {
+        if !switches && hop.hears(&name, plain) {
             continue;
         }
         let start = parsed.value.as_ptr() as usize - input.as_ptr() as usize;
@@ -107,7 +115,7 @@ fn read(
     if hop.names {
         headers::strip_hop_by_hop(fields);
     }
-    if let Some(length) = hop.length {
+    if let Some(length) = hop.length.filter(|_| hop.wrong.is_none()) {
         fields.insert(header::CONTENT_LENGTH, length.into());
     }
     let old = parsed.version == Some(0);
@@ -116,7 +124,8 @@ fn read(
         false => hop.coding(old)?,
     };
     let persistent = !old || hop.keep_alive;
-    let kept = persistent && !hop.close && !switches && coding != Coding::UntilEnd;
+    let clear = !switches && hop.wrong.is_none() && coding != Coding::UntilEnd;
+    let kept = persistent && !hop.close && clear;
     Ok(Head {
         answer,
         coding,
@@ -144,11 +153,13 @@ struct Hop {
     names: bool,
     chunked: bool,
     length: Option<u64>,
+    /// What is wrong with how it says where the body ends. An answer without one has no need to be right.
+    wrong: Option<&'static str>,
 }
 
 impl Hop {
     /// Takes note of a field; returns whether it ends here.
-    fn hears(&mut self, name: &HeaderName, value: &[u8]) -> Result<bool, Failed> {
+    fn hears(&mut self, name: &HeaderName, value: &[u8]) -> bool {
         match *name {
             header::CONNECTION => {
                 for token in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
@@ -159,35 +170,38 @@ impl Hop {
                     }
                 }
                 // It goes with the fields that it names.
-                Ok(!self.names)
+                !self.names
             }
             header::TRANSFER_ENCODING => {
                 let chunked = value.trim_ascii().eq_ignore_ascii_case(b"chunked");
                 if !chunked || self.chunked {
                     // Its name would be taken off here, and the coding left on.
                     let what = "it has another transfer coding than chunked, or that twice";
-                    return Err(Failed::Malformed(what));
+                    self.wrong = Some(what);
                 }
                 self.chunked = true;
-                Ok(true)
+                true
             }
             header::CONTENT_LENGTH => {
                 for one in value.split(|b| *b == b',') {
                     let length = length(one.trim_ascii());
                     if length.is_none() || self.length.is_some_and(|before| length != Some(before))
                     {
-                        return Err(Failed::Malformed("it has no valid Content-Length"));
+                        self.wrong = Some("it has no valid Content-Length");
                     }
                     self.length = length;
                 }
-                Ok(true)
+                true
             }
-            header::TE | header::UPGRADE => Ok(true),
-            _ => Ok(*name == headers::KEEP_ALIVE || *name == headers::PROXY_CONNECTION),
+            header::TE | header::UPGRADE => true,
+            _ => *name == headers::KEEP_ALIVE || *name == headers::PROXY_CONNECTION,
         }
     }
 
     fn coding(&self, old: bool) -> Result<Coding, Failed> {
+        if let Some(wrong) = self.wrong {
+            return Err(Failed::Malformed(wrong));
+        }
         match (self.chunked, self.length) {
             // Who reads them differently could be told another answer (RFC 9112 section 6.3).
             (true, Some(_)) => Err(Failed::Malformed(
@@ -228,12 +242,13 @@ pub(super) fn write(request: &Request<Upload>, out: &mut Vec<u8>) -> Framing {
         body => (body.size_hint().exact()).map_or(Framing::Chunked, Framing::Length),
     };
     let target = request.uri().path_and_query();
-    for part in [
-        request.method().as_str(),
-        " ",
-        target.map_or("/", |target| target.as_str()),
-        " HTTP/1.1\r\n",
-    ] {
+    let target = target.map_or("/", |target| target.as_str());
+    let slash = if target.starts_with(['/', '*']) {
+        " "
+    } else {
+        " /"
+    };
+    for part in [request.method().as_str(), slash, target, " HTTP/1.1\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
     for (name, value) in request.headers() {

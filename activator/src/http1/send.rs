@@ -37,6 +37,8 @@ pub(super) struct Sending {
     piece: Bytes,
     after: &'static [u8],
     begun: bool,
+    /// Whether something of the body was taken.
+    taken: bool,
     /// Whether all of the body is in here.
     whole: bool,
     /// Why no more is sent.
@@ -60,14 +62,15 @@ impl Sending {
             piece: Bytes::new(),
             after: b"",
             begun: false,
-            whole: framing == Framing::Empty,
+            taken: false,
+            whole: matches!(framing, Framing::Empty | Framing::Length(0)),
             error: None,
         }
     }
 
-    /// Whether any of it was written.
-    pub(super) fn has_begun(&self) -> bool {
-        self.begun
+    /// Whether the request is as it was before: nothing of it was written, and nothing of its body taken.
+    pub(super) fn is_untouched(&self) -> bool {
+        !self.begun && !self.taken
     }
 
     /// Whether all of it was written.
@@ -92,11 +95,14 @@ impl Sending {
         loop {
             // A piece is put behind what waits, if that is no piece itself.
             while !self.whole && self.piece.is_empty() && self.after.is_empty() {
-                match Pin::new(&mut *body).poll_frame(cx) {
-                    Poll::Pending => break,
-                    Poll::Ready(None) => self.end(&HeaderMap::new())?,
-                    Poll::Ready(Some(Ok(frame))) => self.add(frame)?,
-                    Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(Failed::Body)),
+                let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
+                    break;
+                };
+                self.taken = true;
+                match frame {
+                    None => self.end(&HeaderMap::new())?,
+                    Some(Ok(frame)) => self.add(frame)?,
+                    Some(Err(_)) => return Poll::Ready(Err(Failed::Body)),
                 }
                 if self.out.len() - self.written > SMALL {
                     break;
@@ -177,7 +183,10 @@ impl Sending {
     fn end(&mut self, fields: &HeaderMap) -> Result<(), Failed> {
         match self.framing {
             Framing::Chunked => self.out.extend_from_slice(b"0\r\n"),
-            Framing::Length(0) | Framing::Empty => return Ok(()),
+            Framing::Length(0) | Framing::Empty => {
+                self.whole = true;
+                return Ok(());
+            }
             Framing::Length(_) => return Err(Failed::Body),
         }
         for (name, value) in fields {

@@ -320,3 +320,39 @@ async fn a_client_that_stops_within_the_preface_is_no_request() {
         .metric_is("ebb_activator_client_connections", 0.0)
         .await;
 }
+
+#[tokio::test]
+async fn a_body_of_no_bytes_that_ends_late_reaches_a_pod_of_http1() {
+    let (world, backend) = serving().await;
+    let mut connection = connect(world.address).await;
+    for length in [Some("0"), None] {
+        let (out, body) = Channel::<Bytes>::new(1);
+        let mut request = Request::post("http://hello.shop/echo");
+        if let Some(length) = length {
+            request = request.header("content-length", length);
+        }
+        let answer = connection.send_request(request.body(body).unwrap());
+        drop(out);
+        let answer = tokio::time::timeout(SOON, answer).await.unwrap().unwrap();
+        let (status, body, _) = whole(answer).await;
+        assert_eq!((status, body), (StatusCode::OK, Bytes::new()), "{length:?}");
+    }
+    assert!(backend.seen().iter().all(|seen| seen.body.is_empty()));
+}
+
+#[tokio::test]
+async fn a_target_of_a_query_alone_gets_its_slash() {
+    let (world, backend) = serving().await;
+    let mut connection = connect(world.address).await;
+    let request = Request::get("http://hello.shop?x=1").body(Empty::<Bytes>::new());
+    let answer = connection.send_request(request.unwrap()).await.unwrap();
+    assert_eq!(whole(answer).await.0, StatusCode::OK);
+    let mut raw = Raw::connect(world.address).await;
+    raw.write(
+        "GET http://hello.shop?x=1 HTTP/1.1\r\nHost: hello.shop\r\nConnection: close\r\n\r\n",
+    )
+    .await;
+    assert!(raw.read_all().await.starts_with("HTTP/1.1 200"));
+    let targets: Vec<String> = backend.seen().iter().map(|s| s.uri.to_string()).collect();
+    assert_eq!(targets, ["/?x=1", "/?x=1"]);
+}

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // a failed step is a failed test
 
 mod access;
+mod answers;
 mod control;
 mod drain;
 mod edges;
