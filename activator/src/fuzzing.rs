@@ -9,7 +9,7 @@ use crds::{
     control::{Backends, Route},
     names::FunctionKey,
 };
-use http::{Request, request};
+use http::{HeaderMap, Request, Response, request};
 use prometheus::Registry;
 use throttle::{Budget, Most};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -23,9 +23,11 @@ use crate::{
     function::Function,
     functions::Functions,
     headers,
+    http1::answering::{Answering, Piece},
     metrics::Metrics,
     origin::Origin,
     proxy::{Entry, Proxy},
+    sender::Failed,
     serve::Server,
 };
 
@@ -102,6 +104,53 @@ fn functions() -> anyhow::Result<(Arc<Functions>, Arc<Metrics>)> {
     let (operators, surges) = (Arc::default(), Arc::default());
     let functions = Functions::new("fuzz", 1000, operators, Arc::clone(&metrics), surges);
     Ok((Arc::new(functions), metrics))
+}
+
+/// What a client gets of a pod's answer.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// The head, if there is one.
+    pub head: Option<Response<()>>,
+    /// What comes of the body.
+    pub body: Vec<u8>,
+    /// The fields after it.
+    pub trailers: HeaderMap,
+    /// Whether all of that is as it should be.
+    pub whole: bool,
+}
+
+/// Reads an answer that comes in pieces of such a size, after which the pod closes the connection. `to_head`: the request was a HEAD.
+pub fn answer(stream: &[u8], piece: usize, to_head: bool) -> Told {
+    let (mut answering, mut told) = (Answering::default(), Told::default());
+    for bytes in stream.chunks(piece) {
+        answering.input.extend_from_slice(bytes);
+        match read(&mut answering, &mut told, to_head) {
+            Ok(false) => {}
+            Ok(true) => {
+                told.whole = true;
+                return told;
+            }
+            Err(_) => return told,
+        }
+    }
+    told.whole = told.head.is_some() && answering.end().is_ok();
+    told
+}
+
+/// Takes what has come; returns whether it is all.
+fn read(answering: &mut Answering, told: &mut Told, to_head: bool) -> Result<bool, Failed> {
+    if told.head.is_none() {
+        told.head = answering.head(to_head)?.map(|(head, _)| head);
+    }
+    while told.head.is_some() {
+        match answering.piece()? {
+            Piece::Data(data) => told.body.extend_from_slice(&data),
+            Piece::Trailers(fields) => told.trailers = fields,
+            Piece::End => return Ok(true),
+            Piece::More => break,
+        }
+    }
+    Ok(false)
 }
 
 /// Turns a client's head into the one that a pod gets.

@@ -4,6 +4,7 @@
 //! Half of what a warm request costs here was that. So this speaks with pods itself, in the task of the request: it writes the request from where it
 //! is, and hands on what comes.
 
+pub(crate) mod answering;
 mod chunks;
 mod head;
 mod send;
@@ -16,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::{Frame, SizeHint};
 use tokio::{
@@ -35,8 +36,7 @@ use crate::{
 };
 
 use self::{
-    chunks::{Chunks, Piece},
-    head::Coding,
+    answering::{Answering, Piece},
     send::Sending,
 };
 
@@ -53,14 +53,9 @@ pub(crate) struct Connection {
     /// `None` while the rest of a request is sent beside.
     write: Option<OwnedWriteHalf>,
     beside: Option<Beside>,
-    /// What was read and is not handed on yet.
-    input: BytesMut,
-    /// How much of it is known to be no whole head.
-    parsed: usize,
+    answer: Answering,
     /// Bytes that the next read has room for.
     room: usize,
-    /// Of the answer that comes.
-    body: Body,
     /// Whether another request may follow.
     kept: bool,
 }
@@ -93,16 +88,6 @@ impl Drop for Beside {
     }
 }
 
-/// What is to come of an answer's body.
-#[derive(Debug)]
-enum Body {
-    /// So many bytes.
-    Length(u64),
-    Chunked(Chunks),
-    /// All until the connection is closed.
-    UntilEnd,
-}
-
 impl Connection {
     pub(crate) fn new(stream: TcpStream) -> Self {
         let (read, write) = stream.into_split();
@@ -110,10 +95,8 @@ impl Connection {
             read,
             write: Some(write),
             beside: None,
-            input: BytesMut::new(),
-            parsed: 0,
+            answer: Answering::default(),
             room: FIRST_ROOM,
-            body: Body::Length(0),
             kept: true,
         }
     }
@@ -127,12 +110,12 @@ impl Connection {
 
     /// Whether it can be used again now that its request has its answer.
     pub(crate) fn rest(&mut self) -> bool {
-        let silent = self.input.is_empty() && self.is_ended();
+        let silent = self.answer.input.is_empty() && self.is_ended();
         if let Some(beside) = self.beside.take() {
             beside.let_go();
         }
         // An unused connection needs no buffer, and the next request of any will find this one in the processor's cache.
-        self.input = BytesMut::new();
+        self.answer = Answering::default();
         self.kept && silent
     }
 
@@ -201,19 +184,9 @@ impl Connection {
         to_head: bool,
     ) -> Poll<Result<(Response<()>, bool), Failed>> {
         loop {
-            // Not parsed again with every byte that comes.
-            if head::may_end(&self.input, self.parsed)
-                && let Some(head) = head::take(&mut self.input, to_head)?
-            {
-                self.parsed = 0;
-                self.body = match head.coding {
-                    Coding::Length(length) => Body::Length(length),
-                    Coding::Chunked => Body::Chunked(Chunks::default()),
-                    Coding::UntilEnd => Body::UntilEnd,
-                };
-                return Poll::Ready(Ok((head.answer, head.kept)));
+            if let Some(head) = self.answer.head(to_head)? {
+                return Poll::Ready(Ok(head));
             }
-            self.parsed = self.input.len();
             if ready!(self.poll_read(cx))? == 0 {
                 return Poll::Ready(Err(Failed::Closed));
             }
@@ -222,8 +195,9 @@ impl Connection {
 
     /// Reads more; 0 if there is no more.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.input.reserve(self.room);
-        let read = ready!(poll_read_buf(Pin::new(&mut self.read), cx, &mut self.input))?;
+        let input = &mut self.answer.input;
+        input.reserve(self.room);
+        let read = ready!(poll_read_buf(Pin::new(&mut self.read), cx, input))?;
         if read >= self.room {
             self.room = MOST_ROOM.min(self.room * 2);
         } else if read < self.room / 4 {
@@ -251,7 +225,7 @@ impl Connection {
     /// Takes the connection out for another protocol: what came of that already, and the stream.
     pub(crate) fn into_stream(self) -> Option<(Bytes, TcpStream)> {
         let stream = self.read.reunite(self.write?).ok()?;
-        Some((self.input.freeze(), stream))
+        Some((self.answer.input.freeze(), stream))
     }
 
     /// The next piece of the answer's body.
@@ -260,7 +234,7 @@ impl Connection {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failed>>> {
         loop {
-            match self.next_piece() {
+            match self.answer.piece() {
                 Ok(Piece::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
                 Ok(Piece::Trailers(fields)) => {
                     return Poll::Ready(Some(Ok(Frame::trailers(fields))));
@@ -274,46 +248,18 @@ impl Connection {
                 Err(error) => return Poll::Ready(Some(Err(error.into()))),
             };
             if read == 0 {
-                let ended = matches!(self.body, Body::UntilEnd);
-                self.body = Body::Length(0);
-                return Poll::Ready((!ended).then_some(Err(Failed::Closed)));
-            }
-        }
-    }
-
-    /// What the buffer has of the answer's body.
-    fn next_piece(&mut self) -> Result<Piece, Failed> {
-        match &mut self.body {
-            Body::Length(0) => Ok(Piece::End),
-            _ if self.input.is_empty() => Ok(Piece::More),
-            Body::Length(left) => {
-                let count = usize::try_from(*left)
-                    .map_or(self.input.len(), |left| left.min(self.input.len()));
-                *left -= count as u64;
-                Ok(Piece::Data(chunks::take(&mut self.input, count)))
-            }
-            Body::Chunked(chunks) => chunks.next(&mut self.input),
-            Body::UntilEnd => {
-                let count = self.input.len();
-                Ok(Piece::Data(chunks::take(&mut self.input, count)))
+                return Poll::Ready(self.answer.end().err().map(Err));
             }
         }
     }
 
     /// Whether all of the answer's body was handed on.
     pub(crate) fn is_ended(&self) -> bool {
-        match &self.body {
-            Body::Length(left) => *left == 0,
-            Body::Chunked(chunks) => chunks.is_ended(),
-            Body::UntilEnd => false,
-        }
+        self.answer.is_ended()
     }
 
     /// How much is to come, if that is known.
     pub(crate) fn size_hint(&self) -> SizeHint {
-        match self.body {
-            Body::Length(left) => SizeHint::with_exact(left),
-            Body::Chunked(_) | Body::UntilEnd => SizeHint::default(),
-        }
+        self.answer.size_hint()
     }
 }

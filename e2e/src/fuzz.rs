@@ -67,6 +67,8 @@ pub struct Fuzz {
 pub enum Target {
     /// A client's connection, through the whole activator to a strict pod
     Request,
+    /// What a pod answers
+    Answer,
     /// Which Function a request is for
     Host,
     /// Frames of the control stream
@@ -79,6 +81,7 @@ impl Target {
     fn name(self) -> &'static str {
         match self {
             Self::Request => "request",
+            Self::Answer => "answer",
             Self::Host => "host",
             Self::Frames => "frames",
             Self::Forwarded => "forwarded",
@@ -88,7 +91,7 @@ impl Target {
     /// Longest input. Longer ones say nothing more, and make each try slower.
     fn longest(self) -> u32 {
         match self {
-            Self::Request | Self::Frames => 2048,
+            Self::Request | Self::Answer | Self::Frames => 2048,
             Self::Host | Self::Forwarded => 512,
         }
     }

@@ -3,6 +3,8 @@
 //! `cargo e2e fuzz` builds and runs them.
 
 #[cfg(fuzzing)]
+pub mod answer;
+#[cfg(fuzzing)]
 pub mod forwarded;
 pub mod frames;
 #[cfg(fuzzing)]

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::sender::Failed;
 
-use super::head;
+use super::{answering::Piece, head};
 
 /// Longest line with a chunk's size: its extensions mean nothing to anybody and are not handed on.
 const LONGEST_LINE: usize = 1 << 10;
@@ -18,17 +18,6 @@ const MOST_TRAILERS: usize = 16 << 10;
 
 /// Most bytes of a body that are copied out of the buffer. Of more the copy would cost what a new buffer does.
 const SMALL: usize = 2 << 10;
-
-/// What comes next of a body.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Piece {
-    Data(Bytes),
-    /// The fields after the last chunk.
-    Trailers(HeaderMap),
-    End,
-    /// Nothing yet: more must be read.
-    More,
-}
 
 /// How far a body was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
