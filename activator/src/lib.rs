@@ -163,8 +163,10 @@ impl Activator {
             stop: stop_background.clone(),
         });
 
-        let accepting = serve::accept(gateway, Entry::Gateway, Arc::clone(&server));
-        server.listeners.spawn(accepting);
+        let gateway_server = Arc::clone(&server);
+        server.listeners.spawn(async move {
+            serve::accept(&gateway, &Entry::Gateway, &gateway_server).await;
+        });
         let background = TaskTracker::new();
         background.spawn(control::serve(control, control_streams));
         let (ready, stop) = (readiness.clone(), stop_background.clone());

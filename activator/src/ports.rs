@@ -111,33 +111,37 @@ impl Ports {
     }
 }
 
-/// Binds a Function's port, however long that takes, and serves it; until dropped or the server stops.
-async fn listen(
+/// Binds a Function's port, however long that takes, and serves it; until dropped or the server stops. Not an `async fn`, which has room for each
+/// argument twice.
+fn listen(
     address: (IpAddr, u16),
     function: Arc<Function>,
     server: Arc<Server>,
     operators: Arc<Operators>,
     told: Arc<Mutex<Told>>,
-) {
-    let tell = |now: Told| {
-        let mut told = told.lock();
-        if *told != now {
-            *told = now;
-            if let Some(frame) = told.frame(&function.key, address.1) {
-                operators.send(&frame);
+) -> impl Future<Output = ()> {
+    async move {
+        let tell = |now: Told| {
+            let mut told = told.lock();
+            if *told != now {
+                *told = now;
+                if let Some(frame) = told.frame(&function.key, address.1) {
+                    operators.send(&frame);
+                }
             }
-        }
-    };
-    let bound = bind(address, |error| {
-        let (key, port) = (&function.key, address.1);
-        tracing::warn!(function = %key, port, %error, "cannot listen");
-        tell(Told::Failed(error.to_string()));
-    });
-    let Some(listener) = server.stop.run_until_cancelled(bound).await else {
-        return;
-    };
-    tell(Told::Bound);
-    serve::accept(listener, Entry::Function(function), server).await;
+        };
+        // Boxed because most Functions' ports are bound at once.
+        let bound = Box::pin(bind(address, |error| {
+            let (key, port) = (&function.key, address.1);
+            tracing::warn!(function = %key, port, %error, "cannot listen");
+            tell(Told::Failed(error.to_string()));
+        }));
+        let Some(listener) = server.stop.run_until_cancelled(bound).await else {
+            return;
+        };
+        tell(Told::Bound);
+        serve::accept(&listener, &Entry::Function(function), &server).await;
+    }
 }
 
 async fn bind(address: (IpAddr, u16), failed: impl Fn(&io::Error)) -> TcpListener {

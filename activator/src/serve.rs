@@ -1,6 +1,7 @@
 //! Listening, and handing connections to cores.
 
 use std::{
+    future::poll_fn,
     io,
     net::{IpAddr, SocketAddr},
     pin::pin,
@@ -117,14 +118,16 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Has the cores serve the connections that `listener` accepts; runs until dropped or the server stops.
-pub(crate) async fn accept(listener: TcpListener, entry: Entry, server: Arc<Server>) {
+pub(crate) async fn accept(listener: &TcpListener, entry: &Entry, server: &Arc<Server>) {
     let accepting = async {
         loop {
-            match listener.accept().await {
-                Ok((stream, peer)) => server.serve(stream, peer, &entry),
+            // `accept` would have room for a place in a line of those who accept.
+            match poll_fn(|cx| listener.poll_accept(cx)).await {
+                Ok((stream, peer)) => server.serve(stream, peer, entry),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    // Boxed because it is rare, and there may be thousands of these.
+                    Box::pin(tokio::time::sleep(ACCEPT_PAUSE)).await;
                 }
             }
         }
