@@ -20,7 +20,6 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
     time::{Instant, timeout},
 };
 use tokio_util::task::TaskTracker;
@@ -30,7 +29,7 @@ use crate::{
     gather::Gather,
     metrics::Raised,
     proxy::Entry,
-    serve::Server,
+    serve::{Accepted, Server},
     tls::{self, Outcome},
 };
 
@@ -71,14 +70,12 @@ type Ended = Result<(), Box<dyn Error + Send + Sync>>;
 /// What ended it, if it was not its client's or the server's wish.
 pub(crate) async fn serve(
     server: Arc<Server>,
-    stream: std::net::TcpStream,
+    accepted: Accepted,
     peer: SocketAddr,
     entry: Entry,
 ) -> Ended {
     let _open = Raised::new(&server.metrics.connections);
-    // Here, so that it is this core's.
-    let stream = TcpStream::from_std(stream)?;
-    let (client, mut stream) = Client::new(stream, server.origin(peer.ip()));
+    let (client, mut stream) = Client::new(accepted.stream()?, server.origin(peer.ip()));
     let first = timeout(HEADER_TIMEOUT, stream.begins());
     let begins = match server.stop.run_until_cancelled(first).await {
         Some(Ok(told)) => told?,

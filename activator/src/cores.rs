@@ -52,6 +52,14 @@ impl Cores {
         Ok(Self(cores.collect::<io::Result<_>>()?))
     }
 
+    /// The only thread, if there is but one. It accepts connections, too: to hand one over costs more than it saves then.
+    pub(crate) fn only(&self) -> Option<&Handle> {
+        match self.0.as_slice() {
+            [core] => Some(&core.runtime),
+            _ => None,
+        }
+    }
+
     /// Spawns what `task` makes on the core with the fewest connections.
     pub(crate) fn spawn<F>(&self, task: impl FnOnce(Place) -> F)
     where

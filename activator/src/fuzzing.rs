@@ -28,7 +28,7 @@ use crate::{
     origin::Origin,
     proxy::{Entry, Proxy},
     sender::Failed,
-    serve::Server,
+    serve::{Accepted, Server},
 };
 
 /// An activator that serves connections on its caller's thread. Nothing listens, nobody steers it, and no thread does anything beside.
@@ -71,7 +71,13 @@ impl Door {
             false => Entry::Function(Arc::clone(&self.function)),
         };
         // What ends a connection is its client's matter.
-        let _ = connection::serve(Arc::clone(&self.server), stream, peer, entry).await;
+        let _ = connection::serve(
+            Arc::clone(&self.server),
+            Accepted::Elsewhere(stream),
+            peer,
+            entry,
+        )
+        .await;
     }
 }
 

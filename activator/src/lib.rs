@@ -163,9 +163,14 @@ impl Activator {
             stop: stop_background.clone(),
         });
 
-        let gateway_server = Arc::clone(&server);
-        server.listeners.spawn(async move {
-            serve::accept(&gateway, &Entry::Gateway, &gateway_server).await;
+        // Out of this thread's reactor, since another one may accept.
+        let gateway = gateway.into_std().context("cannot listen")?;
+        let accepting = Arc::clone(&server);
+        server.accepts(async move {
+            match TcpListener::from_std(gateway) {
+                Ok(gateway) => serve::accept(&gateway, &Entry::Gateway, &accepting).await,
+                Err(error) => tracing::error!(%error, "cannot listen on the shared port"),
+            }
         });
         let background = TaskTracker::new();
         background.spawn(control::serve(control, control_streams));

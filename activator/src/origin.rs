@@ -35,14 +35,15 @@ pub(crate) struct Origin {
 impl Origin {
     pub(crate) fn new(client: IpAddr, trusted: bool) -> Self {
         let client = client.to_canonical();
+        let address = client.to_string();
         let node = match client {
-            IpAddr::V4(address) => format!("for={address}"),
-            IpAddr::V6(address) => format!("for=\"[{address}]\""),
+            IpAddr::V4(_) => ["for=", &address].concat(),
+            IpAddr::V6(_) => ["for=\"[", &address, "]\""].concat(),
         };
         Self {
             client,
             // An address is a valid value.
-            address: HeaderValue::try_from(client.to_string())
+            address: HeaderValue::try_from(address)
                 .unwrap_or_else(|_| HeaderValue::from_static("unknown")),
             node,
             trusted,

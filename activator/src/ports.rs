@@ -92,7 +92,7 @@ impl Ports {
             Arc::clone(&told),
         );
         // Boxed: a future that takes another one has room for it twice, and there may be thousands of these.
-        let task = self.server.listeners.spawn(Box::pin(listening));
+        let task = self.server.accepts(Box::pin(listening));
         let task = task.abort_handle();
         let listener = Listener { port, task, told };
         self.listeners.insert(function.key.clone(), listener);

@@ -11,7 +11,9 @@ use std::{
 
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
+    runtime::Handle,
     sync::Semaphore,
+    task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -72,6 +74,17 @@ impl Server {
         Origin::new(client, trusted)
     }
 
+    /// Spawns a task that accepts connections.
+    pub(crate) fn accepts(
+        &self,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> JoinHandle<()> {
+        match self.cores.only() {
+            Some(core) => self.listeners.spawn_on(task, core),
+            None => self.listeners.spawn(task),
+        }
+    }
+
     /// Hands a connection to a core.
     fn serve(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, entry: &Entry) {
         if self.proxy.pressure.is_high() {
@@ -82,8 +95,7 @@ impl Server {
             self.metrics.connections_refused.inc();
             return;
         };
-        // Out of this thread's reactor; the core puts it into its own.
-        let stream = match stream.into_std() {
+        let stream = match Accepted::on(stream, self.cores.only()) {
             Ok(stream) => stream,
             Err(error) => return tracing::debug!(%error, "client connection ended"),
         };
@@ -97,6 +109,31 @@ impl Server {
             };
             self.connections.track_future(serving)
         });
+    }
+}
+
+/// A connection that was accepted.
+pub(crate) enum Accepted {
+    /// Here it is served.
+    Here(TcpStream),
+    /// Out of this thread's reactor; the core that serves it puts it into its own.
+    Elsewhere(std::net::TcpStream),
+}
+
+impl Accepted {
+    fn on(stream: TcpStream, here: Option<&Handle>) -> io::Result<Self> {
+        match here {
+            Some(_) => Ok(Self::Here(stream)),
+            None => stream.into_std().map(Self::Elsewhere),
+        }
+    }
+
+    /// The connection, in the present core's reactor.
+    pub(crate) fn stream(self) -> io::Result<TcpStream> {
+        match self {
+            Self::Here(stream) => Ok(stream),
+            Self::Elsewhere(stream) => TcpStream::from_std(stream),
+        }
     }
 }
 
