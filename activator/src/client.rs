@@ -14,10 +14,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
-    net::{
-        TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    net::TcpStream,
     time::{Instant, sleep_until},
 };
 
@@ -29,12 +26,19 @@ use crate::{
 
 /// What requests need of their client's connection.
 pub(crate) struct Client {
-    /// Held for no longer than a call takes; writing is one.
-    stream: Arc<Mutex<OwnedWriteHalf>>,
+    socket: Arc<Mutex<Socket>>,
     pub(crate) origin: Origin,
     pub(crate) deadline: Deadline,
     /// What was shown to a client that speaks TLS.
     pub(crate) certified: Option<Arc<Certified>>,
+}
+
+/// A client's socket. Locked for no longer than a call takes.
+#[derive(Debug)]
+struct Socket {
+    stream: TcpStream,
+    /// Whether it may speak another protocol, whose two directions end each for itself.
+    switches: bool,
 }
 
 /// Until when what a connection does now must be over: its client's next head, a pod's answer, or an answer's way to the client.
@@ -126,17 +130,16 @@ impl Deadline {
 impl Client {
     /// The connection of `stream`, and the stream to serve it on.
     pub(crate) fn new(stream: TcpStream, origin: Origin) -> (Self, Stream) {
-        let (read, write) = stream.into_split();
-        let write = Arc::new(Mutex::new(write));
+        let switches = false;
+        let socket = Arc::new(Mutex::new(Socket { stream, switches }));
         let client = Self {
-            stream: Arc::clone(&write),
+            socket: Arc::clone(&socket),
             origin,
             deadline: Deadline::default(),
             certified: None,
         };
         let stream = Stream {
-            read,
-            write,
+            socket,
             begun: Bytes::new(),
         };
         (client, stream)
@@ -155,9 +158,11 @@ impl Client {
             .unwrap_or_else(|_| self.deadline.clone())
     }
 
-    /// Has the kernel notice when the client is gone without a word.
-    pub(crate) fn keep_alive(&self) {
-        tunnel::keep_alive(self.stream.lock().as_ref());
+    /// The client wants another protocol, which has no timeout of its own: the kernel is to notice when it is gone without a word.
+    pub(crate) fn switches(&self) {
+        let mut socket = self.socket.lock();
+        socket.switches = true;
+        tunnel::keep_alive(&socket.stream);
     }
 
     /// Resolves when the client has closed its side of the connection, even when it has sent bytes that nobody has read.
@@ -174,9 +179,8 @@ impl Client {
 
     async fn watch(&self) -> io::Result<()> {
         let duplicate = {
-            let stream = self.stream.lock();
-            let stream: &TcpStream = stream.as_ref();
-            stream.as_fd().try_clone_to_owned()?
+            let socket = self.socket.lock();
+            socket.stream.as_fd().try_clone_to_owned()?
         };
         let watched = TcpStream::from_std(duplicate.into())?;
         loop {
@@ -192,14 +196,13 @@ impl Client {
     }
 }
 
-/// The stream that hyper serves. It shares its writing half with [`Client`].
+/// The stream that hyper serves. It shares its socket with [`Client`].
 ///
-/// The halves are tokio's own, because their reads and writes know when they have emptied or filled the socket: a stream of `try_read`s would
-/// need one more system call to find that out, with each request.
+/// Reads and writes are tokio's own, because they know when they have emptied or filled the socket: `try_read`s would need one more system
+/// call to find that out, with each request.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    read: OwnedReadHalf,
-    write: Arc<Mutex<OwnedWriteHalf>>,
+    socket: Arc<Mutex<Socket>>,
     /// What was read to tell the protocol; it is read again.
     begun: Bytes,
 }
@@ -248,7 +251,7 @@ impl Stream {
     fn poll_more(&mut self, cx: &mut Context<'_>, begun: &mut Vec<u8>) -> Poll<io::Result<usize>> {
         let mut buffer = [MaybeUninit::uninit(); FIRST_READ];
         let mut buffer = ReadBuf::uninit(&mut buffer);
-        ready!(Pin::new(&mut self.read).poll_read(cx, &mut buffer))?;
+        ready!(Pin::new(&mut self.socket.lock().stream).poll_read(cx, &mut buffer))?;
         begun.extend_from_slice(buffer.filled());
         Poll::Ready(Ok(buffer.filled().len()))
     }
@@ -266,7 +269,7 @@ impl AsyncRead for Stream {
             buffer.put_slice(&begun);
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.read).poll_read(cx, buffer)
+        Pin::new(&mut self.socket.lock().stream).poll_read(cx, buffer)
     }
 }
 
@@ -276,7 +279,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.write.lock()).poll_write(cx, bytes)
+        Pin::new(&mut self.socket.lock().stream).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -284,7 +287,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.write.lock()).poll_write_vectored(cx, slices)
+        Pin::new(&mut self.socket.lock().stream).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -296,6 +299,11 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.write.lock()).poll_shutdown(cx)
+        let mut socket = self.socket.lock();
+        match socket.switches {
+            true => Pin::new(&mut socket.stream).poll_shutdown(cx),
+            // It is dropped next, which says the same with a system call less.
+            false => Poll::Ready(Ok(())),
+        }
     }
 }

@@ -163,15 +163,7 @@ impl Activator {
             stop: stop_background.clone(),
         });
 
-        // Out of this thread's reactor, since another one may accept.
-        let gateway = gateway.into_std().context("cannot listen")?;
-        let accepting = Arc::clone(&server);
-        server.accepts(async move {
-            match TcpListener::from_std(gateway) {
-                Ok(gateway) => serve::accept(&gateway, &Entry::Gateway, &accepting).await,
-                Err(error) => tracing::error!(%error, "cannot listen on the shared port"),
-            }
-        });
+        accept_gateway(&server, gateway)?;
         let background = TaskTracker::new();
         background.spawn(control::serve(control, control_streams));
         let (ready, stop) = (readiness.clone(), stop_background.clone());
@@ -231,6 +223,20 @@ fn control_files(args: &Args) -> Option<ControlFiles> {
 /// As many as this process may use, by its affinity and its cgroup.
 fn all_cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Has the shared port's connections accepted, by whichever thread does so.
+fn accept_gateway(server: &Arc<Server>, gateway: TcpListener) -> anyhow::Result<()> {
+    // Out of this thread's reactor.
+    let gateway = gateway.into_std().context("cannot listen")?;
+    let accepting = Arc::clone(server);
+    server.accepts(async move {
+        match TcpListener::from_std(gateway) {
+            Ok(gateway) => serve::accept(&gateway, &Entry::Gateway, &accepting).await,
+            Err(error) => tracing::error!(%error, "cannot listen on the shared port"),
+        }
+    });
+    Ok(())
 }
 
 fn bind(name: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -111,8 +111,11 @@ impl Ports {
     }
 }
 
-/// Binds a Function's port, however long that takes, and serves it; until dropped or the server stops. Not an `async fn`, which has room for each
-/// argument twice.
+/// Binds a Function's port, however long that takes, and serves it; until dropped or the server stops.
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an `async fn` has room for each argument twice, and there may be thousands of these"
+)]
 fn listen(
     address: (IpAddr, u16),
     function: Arc<Function>,

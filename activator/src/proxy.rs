@@ -211,7 +211,7 @@ impl Proxy {
         headers::to_pod(&mut head, fields, origin, default_host)?;
         if let Some(upgrade) = &upgrade {
             upgrade.ask(&mut head.headers);
-            client.keep_alive();
+            client.switches();
         }
         let request = Request::from_parts(head, Upload::from(body));
         let hold = Hold::new(function, &self.metrics, &self.budget, client, body_unread);
