@@ -6,7 +6,10 @@ use std::{
     mem::MaybeUninit,
     os::fd::AsFd as _,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -26,19 +29,20 @@ use crate::{
 
 /// What requests need of their client's connection.
 pub(crate) struct Client {
-    socket: Arc<Mutex<Socket>>,
+    socket: Arc<Socket>,
     pub(crate) origin: Origin,
     pub(crate) deadline: Deadline,
     /// What was shown to a client that speaks TLS.
     pub(crate) certified: Option<Arc<Certified>>,
 }
 
-/// A client's socket. Locked for no longer than a call takes.
+/// A client's socket.
 #[derive(Debug)]
 struct Socket {
-    stream: TcpStream,
-    /// Whether it may speak another protocol, whose two directions end each for itself.
-    switches: bool,
+    /// Locked for no longer than a call takes.
+    stream: Mutex<TcpStream>,
+    /// Whether its present request has no body and wants no other protocol, whose two directions would end each for itself.
+    is_plain: AtomicBool,
 }
 
 /// Until when what a connection does now must be over: its client's next head, a pod's answer, or an answer's way to the client.
@@ -130,8 +134,10 @@ impl Deadline {
 impl Client {
     /// The connection of `stream`, and the stream to serve it on.
     pub(crate) fn new(stream: TcpStream, origin: Origin) -> (Self, Stream) {
-        let switches = false;
-        let socket = Arc::new(Mutex::new(Socket { stream, switches }));
+        let socket = Arc::new(Socket {
+            stream: Mutex::new(stream),
+            is_plain: AtomicBool::new(false),
+        });
         let client = Self {
             socket: Arc::clone(&socket),
             origin,
@@ -158,11 +164,14 @@ impl Client {
             .unwrap_or_else(|_| self.deadline.clone())
     }
 
-    /// The client wants another protocol, which has no timeout of its own: the kernel is to notice when it is gone without a word.
-    pub(crate) fn switches(&self) {
-        let mut socket = self.socket.lock();
-        socket.switches = true;
-        tunnel::keep_alive(&socket.stream);
+    /// The client has sent a request; `is_plain` if that has no body and wants no other protocol.
+    pub(crate) fn asks(&self, is_plain: bool) {
+        self.socket.is_plain.store(is_plain, Ordering::Relaxed);
+    }
+
+    /// Has the kernel notice when the client is gone without a word.
+    pub(crate) fn keep_alive(&self) {
+        tunnel::keep_alive(&self.socket.stream.lock());
     }
 
     /// Resolves when the client has closed its side of the connection, even when it has sent bytes that nobody has read.
@@ -179,8 +188,8 @@ impl Client {
 
     async fn watch(&self) -> io::Result<()> {
         let duplicate = {
-            let socket = self.socket.lock();
-            socket.stream.as_fd().try_clone_to_owned()?
+            let stream = self.socket.stream.lock();
+            stream.as_fd().try_clone_to_owned()?
         };
         let watched = TcpStream::from_std(duplicate.into())?;
         loop {
@@ -202,7 +211,7 @@ impl Client {
 /// call to find that out, with each request.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    socket: Arc<Mutex<Socket>>,
+    socket: Arc<Socket>,
     /// What was read to tell the protocol; it is read again.
     begun: Bytes,
 }
@@ -251,7 +260,7 @@ impl Stream {
     fn poll_more(&mut self, cx: &mut Context<'_>, begun: &mut Vec<u8>) -> Poll<io::Result<usize>> {
         let mut buffer = [MaybeUninit::uninit(); FIRST_READ];
         let mut buffer = ReadBuf::uninit(&mut buffer);
-        ready!(Pin::new(&mut self.socket.lock().stream).poll_read(cx, &mut buffer))?;
+        ready!(Pin::new(&mut *self.socket.stream.lock()).poll_read(cx, &mut buffer))?;
         begun.extend_from_slice(buffer.filled());
         Poll::Ready(Ok(buffer.filled().len()))
     }
@@ -269,7 +278,7 @@ impl AsyncRead for Stream {
             buffer.put_slice(&begun);
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.socket.lock().stream).poll_read(cx, buffer)
+        Pin::new(&mut *self.socket.stream.lock()).poll_read(cx, buffer)
     }
 }
 
@@ -279,7 +288,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket.lock().stream).poll_write(cx, bytes)
+        Pin::new(&mut *self.socket.stream.lock()).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -287,7 +296,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket.lock().stream).poll_write_vectored(cx, slices)
+        Pin::new(&mut *self.socket.stream.lock()).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -299,11 +308,16 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut socket = self.socket.lock();
-        match socket.switches {
-            true => Pin::new(&mut socket.stream).poll_shutdown(cx),
-            // It is dropped next, which says the same with a system call less.
-            false => Poll::Ready(Ok(())),
+        let mut stream = self.socket.stream.lock();
+        let unread = || match stream.try_read(&mut [0]) {
+            Ok(read) => read > 0,
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        };
+        if self.socket.is_plain.load(Ordering::Relaxed) && !unread() {
+            // It is dropped next, which says the same with a system call less. Beside what was not read, as the rest of a body, that would be a
+            // reset.
+            return Poll::Ready(Ok(()));
         }
+        Pin::new(&mut *stream).poll_shutdown(cx)
     }
 }

@@ -202,6 +202,7 @@ impl Proxy {
             line.is_for(function);
         }
         let upgrade = Upgrade::of(&mut request, fields);
+        client.asks(upgrade.is_none() && request.body().is_end_stream());
         // An HTTP/2 connection is read whatever becomes of the bodies, so it tells by itself when a client leaves.
         let body_unread = request.version() != Version::HTTP_2 && !request.body().is_end_stream();
         let (mut head, body) = request.into_parts();
@@ -211,7 +212,7 @@ impl Proxy {
         headers::to_pod(&mut head, fields, origin, default_host)?;
         if let Some(upgrade) = &upgrade {
             upgrade.ask(&mut head.headers);
-            client.switches();
+            client.keep_alive();
         }
         let request = Request::from_parts(head, Upload::from(body));
         let hold = Hold::new(function, &self.metrics, &self.budget, client, body_unread);
