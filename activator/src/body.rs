@@ -142,6 +142,8 @@ pub(crate) struct Download {
     /// `None` if it comes over the flight's connection.
     body: Option<Incoming>,
     flight: Option<Flight>,
+    /// Why the pod broke it off, until that is handed on.
+    broken: Option<Failed>,
     /// When the flight ended.
     ended: Option<Instant>,
     limits: Limits,
@@ -212,6 +214,7 @@ impl Reply {
         let mut download = Download {
             body,
             flight: Some(flight),
+            broken: None,
             ended: None,
             limits,
             silent_since: None,
@@ -255,7 +258,23 @@ impl Download {
         frame
     }
 
+    /// What comes of the pod's answer. That it broke off is told one poll later: hyper lets go of what it has not written when it hears that, and
+    /// writes what it has in between.
     fn poll_pod(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failed>>> {
+        if let Some(broken) = self.broken.take() {
+            return Poll::Ready(Some(Err(broken)));
+        }
+        match self.poll_answer(cx) {
+            Poll::Ready(Some(Err(broken))) => {
+                self.broken = Some(broken);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            polled => polled,
+        }
+    }
+
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failed>>> {
         let connection = self
             .flight
             .as_mut()

@@ -36,7 +36,7 @@ const LOW: usize = 80;
 /// second.
 const PERIOD: Duration = Duration::from_millis(100);
 const NEAR_PERIOD: Duration = Duration::from_millis(10);
-const NEAR: usize = 70;
+const NEAR: usize = 40;
 
 /// Bytes of a block that the allocator takes from the system and gives back at once. See [`nudge`].
 const LARGE_BLOCK: usize = 16 << 20;

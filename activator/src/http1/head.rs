@@ -62,7 +62,7 @@ pub(super) fn take(input: &mut BytesMut, to_head: bool) -> Result<Option<Head>, 
                 Err(httparse::Error::TooManyHeaders) => {
                     return Err(Failed::Malformed("it has more than 100 fields"));
                 }
-                Err(_) => return Err(Failed::Malformed("its head is not HTTP/1.1")),
+                Err(_) => return Err(Failed::Malformed("its head is malformed")),
             };
         let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
         let status = status.ok_or(Failed::Malformed("it has no valid status"))?;
@@ -115,7 +115,8 @@ fn read(
     if hop.names {
         headers::strip_hop_by_hop(fields);
     }
-    if let Some(length) = hop.length.filter(|_| hop.wrong.is_none()) {
+    let both = hop.chunked && hop.length.is_some();
+    if let Some(length) = hop.length.filter(|_| hop.wrong.is_none() && !both) {
         fields.insert(header::CONTENT_LENGTH, length.into());
     }
     let old = parsed.version == Some(0);
@@ -124,7 +125,8 @@ fn read(
         false => hop.coding(old)?,
     };
     let persistent = !old || hop.keep_alive;
-    let clear = !switches && hop.wrong.is_none() && coding != Coding::UntilEnd;
+    // Who reads both differently sees another end of it (RFC 9112 section 6.3), so nothing may follow.
+    let clear = !switches && !both && hop.wrong.is_none() && coding != Coding::UntilEnd;
     let kept = persistent && !hop.close && clear;
     Ok(Head {
         answer,
@@ -173,7 +175,12 @@ impl Hop {
                 !self.names
             }
             header::TRANSFER_ENCODING => {
-                let chunked = value.trim_ascii().eq_ignore_ascii_case(b"chunked");
+                let coding = value.trim_ascii();
+                if coding.eq_ignore_ascii_case(b"identity") {
+                    // What was once said of none.
+                    return true;
+                }
+                let chunked = coding.eq_ignore_ascii_case(b"chunked");
                 if !chunked || self.chunked {
                     // Its name would be taken off here, and the coding left on.
                     let what = "it has another transfer coding than chunked, or that twice";
@@ -203,12 +210,9 @@ impl Hop {
             return Err(Failed::Malformed(wrong));
         }
         match (self.chunked, self.length) {
-            // Who reads them differently could be told another answer (RFC 9112 section 6.3).
-            (true, Some(_)) => Err(Failed::Malformed(
-                "it has both Content-Length and Transfer-Encoding",
-            )),
-            (true, None) if old => Err(Failed::Malformed("HTTP/1.0 has no Transfer-Encoding")),
-            (true, None) => Ok(Coding::Chunked),
+            (true, _) if old => Err(Failed::Malformed("it is too old for chunks")),
+            // A length beside them goes.
+            (true, _) => Ok(Coding::Chunked),
             (false, Some(length)) => Ok(Coding::Length(length)),
             (false, None) => Ok(Coding::UntilEnd),
         }
