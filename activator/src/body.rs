@@ -259,7 +259,7 @@ impl Download {
     }
 
     /// What comes of the pod's answer. That it broke off is told one poll later: hyper lets go of what it has not written when it hears that, and
-    /// writes what it has in between.
+    /// writes what the socket takes in between.
     fn poll_pod(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failed>>> {
         if let Some(broken) = self.broken.take() {
             return Poll::Ready(Some(Err(broken)));
@@ -292,6 +292,7 @@ impl Download {
     /// Whether all of the body was handed on.
     fn is_ended(&self) -> bool {
         match (&self.body, &self.flight) {
+            _ if self.broken.is_some() => false,
             (Some(body), _) => body.is_end_stream(),
             (None, Some(flight)) => flight.connection.as_ref().is_none_or(Sender::is_ended),
             (None, None) => true,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crds::{
-    control::{Backends, Certificate, Route, ToActivator, encode},
+    control::{Backends, Certificate, Route, ToActivator},
     names::FunctionKey,
 };
 use parking_lot::Mutex;
@@ -74,9 +74,7 @@ impl Follower {
         state.next += 1;
         let id = SessionId(state.next);
         state.sessions.insert(id, Session::default());
-        for frame in state.ports.frames() {
-            outbox.push(&encode(&frame));
-        }
+        state.ports.tell_all(outbox);
         for function in state.functions.all() {
             function.tell_drained();
         }

@@ -227,14 +227,11 @@ fn all_cores() -> usize {
 
 /// Has the shared port's connections accepted, by whichever thread does so.
 fn accept_gateway(server: &Arc<Server>, gateway: TcpListener) -> anyhow::Result<()> {
-    // Out of this thread's reactor.
     let gateway = gateway.into_std().context("cannot listen")?;
+    let gateway = server.listener(gateway).context("cannot listen")?;
     let accepting = Arc::clone(server);
     server.accepts(async move {
-        match TcpListener::from_std(gateway) {
-            Ok(gateway) => serve::accept(&gateway, &Entry::Gateway, &accepting).await,
-            Err(error) => tracing::error!(%error, "cannot listen on the shared port"),
-        }
+        serve::accept(&gateway, &Entry::Gateway, &accepting).await;
     });
     Ok(())
 }

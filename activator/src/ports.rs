@@ -2,13 +2,16 @@
 
 use std::{collections::HashMap, io, net::IpAddr, sync::Arc, time::Duration};
 
-use crds::{control::ToOperator, names::FunctionKey};
+use crds::{
+    control::{ToOperator, encode},
+    names::FunctionKey,
+};
 use parking_lot::Mutex;
 use tokio::{net::TcpListener, task::AbortHandle};
 
 use crate::{
     function::Function,
-    operators::Operators,
+    operators::{Operators, Outbox},
     proxy::Entry,
     serve::{self, Server},
 };
@@ -103,11 +106,14 @@ impl Ports {
         self.listeners.remove(key);
     }
 
-    /// What a new operator must be told of all ports.
-    pub(crate) fn frames(&self) -> Vec<ToOperator> {
-        let all = self.listeners.iter();
-        let told = all.filter_map(|(key, listener)| listener.told.lock().frame(key, listener.port));
-        told.collect()
+    /// Tells a new operator of all ports. What it is told of one comes in order, since that is done with the lock that a change takes.
+    pub(crate) fn tell_all(&self, outbox: &Outbox) {
+        for (key, listener) in &self.listeners {
+            let told = listener.told.lock();
+            if let Some(frame) = told.frame(key, listener.port) {
+                outbox.push(&encode(&frame));
+            }
+        }
     }
 }
 

@@ -99,6 +99,7 @@ impl Proxy {
         mut request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<Reply>, Gone>> + Send + 'a {
         let fields = Fields::of(request.headers());
+        client.asks(!fields.have(Fields::UPGRADE) && request.body().is_end_stream());
         let id = identity::request_id(request.headers_mut(), fields);
         let http2 = request.version() == Version::HTTP_2;
         let grpc = fields.have(Fields::CONTENT_TYPE) && answer::is_grpc(request.headers());
@@ -117,11 +118,11 @@ impl Proxy {
                 };
                 let line = &mut unanswered.line;
                 // Not matched around the await: what is matched on would be kept beside what is taken out of it.
-                let prepared = self.prepare(client, &function, request, fields, line);
-                let (mut hold, mut exchange) = match prepared {
-                    Ok(prepared) => prepared,
-                    Err(refusal) => break 'answered Err(refusal.into()),
-                };
+                let (mut hold, mut exchange) =
+                    match self.prepare(client, &function, request, fields, line) {
+                        Ok(prepared) => prepared,
+                        Err(refusal) => break 'answered Err(refusal.into()),
+                    };
                 self.carry(&function, &mut hold, &mut exchange).await
             };
             let mut response = match answered {
@@ -202,7 +203,6 @@ impl Proxy {
             line.is_for(function);
         }
         let upgrade = Upgrade::of(&mut request, fields);
-        client.asks(upgrade.is_none() && request.body().is_end_stream());
         // An HTTP/2 connection is read whatever becomes of the bodies, so it tells by itself when a client leaves.
         let body_unread = request.version() != Version::HTTP_2 && !request.body().is_end_stream();
         let (mut head, body) = request.into_parts();

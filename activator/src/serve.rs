@@ -74,6 +74,15 @@ impl Server {
         Origin::new(client, trusted)
     }
 
+    /// A listener in the reactor of the thread that accepts connections.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub(crate) fn listener(&self, listener: std::net::TcpListener) -> io::Result<TcpListener> {
+        let _there = self.cores.only().map(Handle::enter);
+        TcpListener::from_std(listener)
+    }
+
     /// Spawns a task that accepts connections.
     pub(crate) fn accepts(
         &self,
