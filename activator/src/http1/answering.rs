@@ -8,7 +8,7 @@ use crate::sender::Failed;
 
 use super::{
     chunks::{self, Chunks},
-    head::{self, Coding},
+    head,
 };
 
 /// What was read of an answer, and how far it was taken apart.
@@ -23,7 +23,7 @@ pub(crate) struct Answering {
 
 /// What is to come of the body.
 #[derive(Debug)]
-enum Body {
+pub(super) enum Body {
     /// So many bytes.
     Length(u64),
     Chunked(Chunks),
@@ -59,11 +59,7 @@ impl Answering {
             && let Some(head) = head::take(&mut self.input, to_head)?
         {
             self.parsed = 0;
-            self.body = match head.coding {
-                Coding::Length(length) => Body::Length(length),
-                Coding::Chunked => Body::Chunked(Chunks::default()),
-                Coding::UntilEnd => Body::UntilEnd,
-            };
+            self.body = head.body;
             return Ok(Some((head.answer, head.kept)));
         }
         self.parsed = self.input.len();

@@ -9,6 +9,8 @@ use hyper::ext::ReasonPhrase;
 
 use crate::{body::Upload, headers, sender::Failed};
 
+use super::{answering::Body, chunks::Chunks};
+
 /// Most fields of a head. A client's may have as many.
 pub(super) const MOST_FIELDS: usize = 100;
 
@@ -20,22 +22,11 @@ const BAD_FIELD: Failed = Failed::Malformed("a field of its head is malformed");
 /// Longest head of an answer. A client's may be as long.
 const LONGEST: usize = 64 << 10;
 
-/// Where an answer's body ends (RFC 9112 section 6.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Coding {
-    /// After so many bytes.
-    Length(u64),
-    /// After the last chunk.
-    Chunked,
-    /// With the connection.
-    UntilEnd,
-}
-
 /// An answer's head.
 #[derive(Debug)]
 pub(super) struct Head {
     pub(super) answer: Response<()>,
-    pub(super) coding: Coding,
+    pub(super) body: Body,
     /// Whether another request may follow on the connection.
     pub(super) kept: bool,
 }
@@ -120,19 +111,15 @@ fn read(
         fields.insert(header::CONTENT_LENGTH, length.into());
     }
     let old = parsed.version == Some(0);
-    let coding = match switches || to_head || is_empty(status) {
-        true => Coding::Length(0),
-        false => hop.coding(old)?,
+    let body = match switches || to_head || is_empty(status) {
+        true => Body::Length(0),
+        false => hop.body(old)?,
     };
     let persistent = !old || hop.keep_alive;
     // Who reads both differently sees another end of it (RFC 9112 section 6.3), so nothing may follow.
-    let clear = !switches && !both && hop.wrong.is_none() && coding != Coding::UntilEnd;
+    let clear = !switches && !both && hop.wrong.is_none() && !matches!(body, Body::UntilEnd);
     let kept = persistent && !hop.close && clear;
-    Ok(Head {
-        answer,
-        coding,
-        kept,
-    })
+    Ok(Head { answer, body, kept })
 }
 
 /// Whether answers of this status have no body, whatever their fields say.
@@ -205,16 +192,17 @@ impl Hop {
         }
     }
 
-    fn coding(&self, old: bool) -> Result<Coding, Failed> {
+    /// Where the body ends (RFC 9112 section 6.3). `old`: the answer is one of HTTP/1.0.
+    fn body(&self, old: bool) -> Result<Body, Failed> {
         if let Some(wrong) = self.wrong {
             return Err(Failed::Malformed(wrong));
         }
         match (self.chunked, self.length) {
             (true, _) if old => Err(Failed::Malformed("it is too old for chunks")),
             // A length beside them goes.
-            (true, _) => Ok(Coding::Chunked),
-            (false, Some(length)) => Ok(Coding::Length(length)),
-            (false, None) => Ok(Coding::UntilEnd),
+            (true, _) => Ok(Body::Chunked(Chunks::default())),
+            (false, Some(length)) => Ok(Body::Length(length)),
+            (false, None) => Ok(Body::UntilEnd),
         }
     }
 }
