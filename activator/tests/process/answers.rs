@@ -14,8 +14,7 @@ use tokio::{
 };
 
 use crate::support::{
-    SOON,
-    client::{self, Raw},
+    client,
     world::{World, serving_at},
 };
 
@@ -320,6 +319,14 @@ async fn answer(mut stream: TcpStream, number: usize) -> std::io::Result<()> {
     }
 }
 
+/// A world whose pod answers so. One core, so that all requests share the connections to it.
+async fn scripted() -> World {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(pod(listener));
+    serving_at(World::with(&["--cores=1"], |_| ()).await, address).await
+}
+
 /// Status and body of an answer, as far as they come.
 async fn got(world: &World, method: Method, path: &str) -> (Option<u16>, Option<Bytes>) {
     let mut connection = client::connect(world.address).await;
@@ -340,13 +347,7 @@ async fn got(world: &World, method: Method, path: &str) -> (Option<u16>, Option<
 
 #[tokio::test]
 async fn are_read_as_they_are_meant() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let world = serving_at(
-        World::with(&["--cores=1"], |_| ()).await,
-        listener.local_addr().unwrap(),
-    )
-    .await;
-    tokio::spawn(pod(listener));
+    let world = scripted().await;
     let mut wrong = Vec::new();
     for (number, row) in ROWS.iter().enumerate() {
         for slowly in ["", "/slowly"] {
@@ -379,13 +380,7 @@ async fn are_read_as_they_are_meant() {
 
 #[tokio::test]
 async fn to_a_head_have_no_body_whatever_they_say() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let world = serving_at(
-        World::with(&["--cores=1"], |_| ()).await,
-        listener.local_addr().unwrap(),
-    )
-    .await;
-    tokio::spawn(pod(listener));
+    let world = scripted().await;
     for (number, row) in ROWS.iter().enumerate() {
         // Those that end with their head, which may be a whole answer to this.
         if row.status == 200 && row.answer.ends_with("\r\n\r\n") && !row.answer.contains("0\r\n") {
@@ -398,41 +393,4 @@ async fn to_a_head_have_no_body_whatever_they_say() {
             );
         }
     }
-}
-
-/// Bytes of a body that no buffer on the way takes as a whole.
-const LARGE: usize = 8 << 20;
-
-#[tokio::test]
-async fn a_pod_that_answers_first_gets_the_whole_request() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let world = serving_at(World::new().await, listener.local_addr().unwrap()).await;
-    let pod = tokio::spawn(async move {
-        // The first connection may be one that only looks whether there is a pod.
-        let mut stream = loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                match stream.read_u8().await {
-                    Ok(byte) => head.push(byte),
-                    Err(_) => break,
-                }
-            }
-            if !head.is_empty() {
-                break stream;
-            }
-        };
-        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-        stream.write_all(answer).await.unwrap();
-        let mut body = vec![0; LARGE];
-        stream.read_exact(&mut body).await.map(|read| (read, body))
-    });
-    let mut raw = Raw::connect(world.address).await;
-    let head = format!("POST / HTTP/1.1\r\nHost: hello.shop\r\nContent-Length: {LARGE}\r\n\r\n");
-    raw.write(&head).await;
-    raw.write(&"x".repeat(LARGE / 2)).await;
-    assert!(raw.read_to("\r\n\r\nok").await.starts_with("HTTP/1.1 200"));
-    raw.write(&"x".repeat(LARGE / 2)).await;
-    let got = tokio::time::timeout(SOON, pod).await.unwrap().unwrap();
-    assert!(got.unwrap().1.iter().all(|byte| *byte == b'x'));
 }

@@ -11,6 +11,7 @@ use tokio::{
 };
 
 use crate::support::{
+    SOON,
     backend::Backend,
     client::{self, Raw},
     world::{World, serving, serving_at},
@@ -191,4 +192,41 @@ async fn unused_connections_to_pods_are_closed_before_the_pods_close_them() {
     client::get(world.address, "/").await;
     let unused = pod.await.unwrap();
     assert!(unused < Duration::from_millis(5_500), "{unused:?}");
+}
+
+/// Bytes of a body that no buffer on the way takes as a whole.
+const LARGE: usize = 8 << 20;
+
+#[tokio::test]
+async fn a_pod_that_answers_first_gets_the_whole_request() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let world = serving_at(World::new().await, listener.local_addr().unwrap()).await;
+    let pod = tokio::spawn(async move {
+        // The first connection may be one that only looks whether there is a pod.
+        let mut stream = loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                match stream.read_u8().await {
+                    Ok(byte) => head.push(byte),
+                    Err(_) => break,
+                }
+            }
+            if !head.is_empty() {
+                break stream;
+            }
+        };
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        stream.write_all(answer).await.unwrap();
+        let mut body = vec![0; LARGE];
+        stream.read_exact(&mut body).await.map(|read| (read, body))
+    });
+    let mut raw = Raw::connect(world.address).await;
+    let head = format!("POST / HTTP/1.1\r\nHost: hello.shop\r\nContent-Length: {LARGE}\r\n\r\n");
+    raw.write(&head).await;
+    raw.write(&"x".repeat(LARGE / 2)).await;
+    assert!(raw.read_to("\r\n\r\nok").await.starts_with("HTTP/1.1 200"));
+    raw.write(&"x".repeat(LARGE / 2)).await;
+    let got = tokio::time::timeout(SOON, pod).await.unwrap().unwrap();
+    assert!(got.unwrap().1.iter().all(|byte| *byte == b'x'));
 }
