@@ -231,6 +231,10 @@ impl<'a> Exchange<'a> {
         fresh: Option<Fresh>,
         deadline: Instant,
     ) -> Result<Option<Answer>, Failure> {
+        if self.request.is_none() {
+            // Every way back to here puts it back first.
+            return Err(Refusal::new(Reason::PodFailed, "the request was sent already").into());
+        }
         let sent = {
             let answer = pin!(connection.send(&mut self.request, fresh.is_none()));
             let answer = pin!(Fresh::until(fresh, answer));

@@ -131,7 +131,8 @@ impl Connection {
         // Not two requests on one connection, whatever happens to this one.
         self.kept = false;
         let Some(sent) = request else {
-            return Err(Failed::Body);
+            // Whoever sends has one.
+            return Err(Failed::Closed);
         };
         let mut sending = Sending::of(sent);
         let to_head = sent.method() == Method::HEAD;

@@ -229,7 +229,8 @@ impl Shared {
         kept: bool,
     ) -> Result<Answer, Failed> {
         let Some(mut sent) = request.take() else {
-            return Err(Failed::Body);
+            // Whoever sends has one.
+            return Err(Failed::Closed);
         };
         let copy = Some(&sent).filter(|_| kept).and_then(copy);
         headers::to_http2(&mut sent);
