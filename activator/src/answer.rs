@@ -19,6 +19,8 @@ pub(crate) enum Reason {
     Misdirected,
     /// The request cannot be forwarded.
     BadRequest,
+    /// The request's head is larger than is read.
+    HeadTooLarge,
     /// Too many requests wait for the Function.
     QueueFull,
     /// Too many requests wait over all Functions, and most of them in the Function's namespace.
@@ -40,10 +42,11 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::UnknownHost,
         Self::Misdirected,
         Self::BadRequest,
+        Self::HeadTooLarge,
         Self::QueueFull,
         Self::OverBudget,
         Self::LowMemory,
@@ -60,6 +63,7 @@ impl Reason {
             Self::UnknownHost => "unknown-host",
             Self::Misdirected => "misdirected",
             Self::BadRequest => "bad-request",
+            Self::HeadTooLarge => "head-too-large",
             Self::QueueFull => "queue-full",
             Self::OverBudget => "over-budget",
             Self::LowMemory => "low-memory",
@@ -77,6 +81,7 @@ impl Reason {
             Self::UnknownHost => StatusCode::NOT_FOUND,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::QueueFull
             | Self::OverBudget
             | Self::LowMemory
@@ -123,7 +128,7 @@ impl Refusal {
         }
         if matches!(
             self.reason,
-            Reason::Removed | Reason::BadRequest | Reason::LowMemory
+            Reason::Removed | Reason::BadRequest | Reason::HeadTooLarge | Reason::LowMemory
         ) {
             // A Function of that name can come back, but not on a connection of the old one; what follows a bad request may be part of it; and
             // without memory the client is better off with another activator.

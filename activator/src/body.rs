@@ -18,9 +18,11 @@ use crate::{
     access::{Cut, Line, Pending},
     client::Deadline,
     connection::HEADER_TIMEOUT,
+    http1::client::Uploading,
     metrics::{Metrics, Raised},
     pod::Pod,
     sender::{Failed, Sender},
+    tunnel::Tunnel,
 };
 
 /// A request's body on its way to a pod.
@@ -28,8 +30,10 @@ use crate::{
 pub(crate) enum Upload {
     /// None. Unlike a stream it can be sent again.
     Empty,
-    /// As it comes from the client.
-    Stream(Incoming),
+    /// As it comes from a client of HTTP/1.1.
+    Http1(Uploading),
+    /// As it comes from one of HTTP/2.
+    Http2(Incoming),
 }
 
 impl From<Incoming> for Upload {
@@ -37,36 +41,42 @@ impl From<Incoming> for Upload {
         if body.is_end_stream() {
             Self::Empty
         } else {
-            Self::Stream(body)
+            Self::Http2(body)
         }
     }
 }
 
 impl Body for Upload {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Failed;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Failed>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Stream(body) => Pin::new(body).poll_frame(cx),
+            Self::Http1(body) => body.poll_frame(cx),
+            Self::Http2(body) => {
+                let frame = Pin::new(body).poll_frame(cx);
+                frame.map(|frame| frame.map(|frame| frame.map_err(Failed::Http2)))
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Stream(body) => body.is_end_stream(),
+            Self::Http1(body) => body.is_ended(),
+            Self::Http2(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Stream(body) => body.size_hint(),
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
         }
     }
 }
@@ -134,6 +144,8 @@ pub(crate) enum Reply {
     Text(Option<Bytes>),
     /// Of a pod.
     Pod(Download),
+    /// None: another protocol follows. Boxed because it is rare.
+    Switched(Box<Tunnel>),
 }
 
 /// A pod's answer, and what it occupies.
@@ -380,6 +392,7 @@ impl Body for Reply {
         match self.get_mut() {
             Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             Self::Pod(download) => download.poll(cx),
+            Self::Switched(_) => Poll::Ready(None),
         }
     }
 
@@ -387,6 +400,7 @@ impl Body for Reply {
         match self {
             Self::Text(text) => text.is_none(),
             Self::Pod(download) => download.is_ended(),
+            Self::Switched(_) => true,
         }
     }
 
@@ -396,6 +410,7 @@ impl Body for Reply {
                 SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64))
             }
             Self::Pod(download) => download.size_hint(),
+            Self::Switched(_) => SizeHint::with_exact(0),
         }
     }
 }

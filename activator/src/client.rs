@@ -1,27 +1,26 @@
 //! A client's connection: its stream, and knowing when it goes away.
 
 use std::{
-    future::poll_fn,
+    future::{pending, poll_fn},
     io::{self, IoSlice},
     mem::MaybeUninit,
     os::fd::AsFd as _,
     pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Buf as _, BytesMut};
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
     time::{Instant, sleep_until},
 };
+use tokio_rustls::server::TlsStream;
 
 use crate::{
+    http1::client::Shared,
     origin::Origin,
     tls::{self, Certified},
     tunnel,
@@ -29,20 +28,12 @@ use crate::{
 
 /// What requests need of their client's connection.
 pub(crate) struct Client {
-    socket: Arc<Socket>,
+    /// The connection itself, if it is one of HTTP/1.1.
+    pub(crate) http1: Option<Shared>,
     pub(crate) origin: Origin,
     pub(crate) deadline: Deadline,
     /// What was shown to a client that speaks TLS.
     pub(crate) certified: Option<Arc<Certified>>,
-}
-
-/// A client's socket.
-#[derive(Debug)]
-struct Socket {
-    /// Locked for no longer than a call takes.
-    stream: Mutex<TcpStream>,
-    /// Whether its present request has no body and wants no other protocol, whose two directions would end each for itself.
-    is_plain: AtomicBool,
 }
 
 /// Until when what a connection does now must be over: its client's next head, a pod's answer, or an answer's way to the client.
@@ -132,23 +123,13 @@ impl Deadline {
 }
 
 impl Client {
-    /// The connection of `stream`, and the stream to serve it on.
-    pub(crate) fn new(stream: TcpStream, origin: Origin) -> (Self, Stream) {
-        let socket = Arc::new(Socket {
-            stream: Mutex::new(stream),
-            is_plain: AtomicBool::new(false),
-        });
-        let client = Self {
-            socket: Arc::clone(&socket),
+    pub(crate) fn new(origin: Origin) -> Self {
+        Self {
+            http1: None,
             origin,
             deadline: Deadline::default(),
             certified: None,
-        };
-        let stream = Stream {
-            socket,
-            begun: Bytes::new(),
-        };
-        (client, stream)
+        }
     }
 
     /// The client speaks TLS, and was shown this certificate.
@@ -164,34 +145,71 @@ impl Client {
             .unwrap_or_else(|_| self.deadline.clone())
     }
 
-    /// The client has sent a request; `is_plain` if that has no body and wants no other protocol.
-    pub(crate) fn asks(&self, is_plain: bool) {
-        self.socket.is_plain.store(is_plain, Ordering::Relaxed);
+    /// Resolves when the client has closed its side of the connection, even when it has sent bytes that nobody has read. Never over HTTP/2, where all
+    /// is read as it comes; nor if the system gives nothing to watch it by.
+    pub(crate) async fn gone(&self) {
+        let gone = match &self.http1 {
+            Some(shared) => shared.gone().await,
+            None => return pending().await,
+        };
+        if let Err(error) = gone {
+            tracing::warn!(%error, "cannot watch a held request's connection");
+            pending::<()>().await;
+        }
+    }
+}
+
+/// A client's stream, whatever it is protected by.
+#[derive(Debug)]
+pub(crate) enum Wire {
+    Plain(Stream),
+    /// Boxed because it is large, and most are plain.
+    Tls(Box<TlsStream<Stream>>),
+}
+
+impl Wire {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => &stream.socket,
+            Self::Tls(stream) => &stream.get_ref().0.socket,
+        }
+    }
+
+    /// Whether nothing of it is unread, and dropping it says all that closing it would.
+    pub(crate) fn is_silent(&self) -> bool {
+        let unread = || match self.socket().try_read(&mut [0]) {
+            Ok(read) => read > 0,
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        };
+        matches!(self, Self::Plain(_)) && !unread()
     }
 
     /// Has the kernel notice when the client is gone without a word.
     pub(crate) fn keep_alive(&self) {
-        tunnel::keep_alive(&self.socket.stream.lock());
+        tunnel::keep_alive(self.socket());
     }
 
-    /// Resolves when the client has closed its side of the connection, even when it has sent bytes that nobody has read.
+    /// Its socket, to be watched without being read.
     ///
-    /// hyper sees the end of a stream only when it has read all that comes before; a request that is held has its body
-    /// unread. So this watches a duplicate of the socket, which has its own readiness: edge-triggered, it tells of
-    /// the end whether or not the bytes are taken out. If the socket cannot be duplicated this never resolves.
-    pub(crate) async fn gone(&self) {
-        if let Err(error) = self.watch().await {
-            tracing::warn!(%error, "cannot watch a held request's connection");
-            std::future::pending::<()>().await;
-        }
+    /// # Errors
+    /// Those of the system.
+    pub(crate) fn watched(&self) -> io::Result<Watched> {
+        // A duplicate has its own readiness: edge-triggered, it tells of the end whether or not the bytes before it are taken out.
+        let duplicate = self.socket().as_fd().try_clone_to_owned()?;
+        TcpStream::from_std(duplicate.into()).map(Watched)
     }
+}
 
-    async fn watch(&self) -> io::Result<()> {
-        let duplicate = {
-            let stream = self.socket.stream.lock();
-            stream.as_fd().try_clone_to_owned()?
-        };
-        let watched = TcpStream::from_std(duplicate.into())?;
+/// A client's socket that is watched while nobody reads it.
+pub(crate) struct Watched(TcpStream);
+
+impl Watched {
+    /// Resolves when the client has closed its side.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub(crate) async fn gone(self) -> io::Result<()> {
+        let Self(watched) = self;
         loop {
             let ready = watched.ready(Interest::READABLE).await?;
             if ready.is_read_closed() || ready.is_error() {
@@ -205,18 +223,73 @@ impl Client {
     }
 }
 
-/// The stream that hyper serves. It shares its socket with [`Client`].
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+/// A client's socket, and what was read of it to tell the protocol.
 ///
 /// Reads and writes are tokio's own, because they know when they have emptied or filled the socket: `try_read`s would need one more system
 /// call to find that out, with each request.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    socket: Arc<Socket>,
-    /// What was read to tell the protocol; it is read again.
-    begun: Bytes,
+    socket: TcpStream,
+    /// It is read again.
+    begun: BytesMut,
 }
 
-/// Most bytes of the first read. Larger heads go on in hyper's own buffer.
+/// Most bytes of the first read.
 const FIRST_READ: usize = 4096;
 
 /// How an HTTP/2 connection begins (RFC 9113 section 3.4). No request of HTTP/1.1 can begin so, since `PRI` is reserved.
@@ -234,34 +307,43 @@ pub(crate) enum Begins {
 }
 
 impl Stream {
+    pub(crate) fn new(socket: TcpStream) -> Self {
+        Self {
+            socket,
+            begun: BytesMut::new(),
+        }
+    }
+
     /// What the client speaks, by the first bytes that it sends.
     ///
     /// # Errors
     /// Those of the socket.
     pub(crate) async fn begins(&mut self) -> io::Result<Begins> {
-        let mut begun = Vec::new();
         loop {
-            let read = poll_fn(|cx| self.poll_more(cx, &mut begun)).await?;
-            let told = begun.len().min(PREFACE.len());
-            let same = begun[..told] == PREFACE[..told];
+            let read = poll_fn(|cx| self.poll_more(cx)).await?;
+            let told = self.begun.len().min(PREFACE.len());
+            let same = self.begun[..told] == PREFACE[..told];
             if read == 0 || !same || told == PREFACE.len() {
-                let begins = match begun.first() {
+                return Ok(match self.begun.first() {
                     Some(&tls::HANDSHAKE) => Begins::Tls,
                     _ if same && told == PREFACE.len() => Begins::Http2,
                     _ => Begins::Http1,
-                };
-                self.begun = begun.into();
-                return Ok(begins);
+                });
             }
         }
     }
 
+    /// Takes out what was read.
+    pub(crate) fn take_begun(&mut self) -> BytesMut {
+        std::mem::take(&mut self.begun)
+    }
+
     /// The buffer is on the stack, so that a connection that waits for its first request has none.
-    fn poll_more(&mut self, cx: &mut Context<'_>, begun: &mut Vec<u8>) -> Poll<io::Result<usize>> {
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut buffer = [MaybeUninit::uninit(); FIRST_READ];
         let mut buffer = ReadBuf::uninit(&mut buffer);
-        ready!(Pin::new(&mut *self.socket.stream.lock()).poll_read(cx, &mut buffer))?;
-        begun.extend_from_slice(buffer.filled());
+        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buffer))?;
+        self.begun.extend_from_slice(buffer.filled());
         Poll::Ready(Ok(buffer.filled().len()))
     }
 }
@@ -272,31 +354,34 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.begun.is_empty() {
-            let count = self.begun.len().min(buffer.remaining());
-            let begun = self.begun.split_to(count);
-            buffer.put_slice(&begun);
-            return Poll::Ready(Ok(()));
+        if self.begun.is_empty() {
+            return Pin::new(&mut self.socket).poll_read(cx, buffer);
         }
-        Pin::new(&mut *self.socket.stream.lock()).poll_read(cx, buffer)
+        let count = self.begun.len().min(buffer.remaining());
+        buffer.put_slice(&self.begun[..count]);
+        self.begun.advance(count);
+        if self.begun.is_empty() {
+            self.begun = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.socket.stream.lock()).poll_write(cx, bytes)
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.socket.stream.lock()).poll_write_vectored(cx, slices)
+        Pin::new(&mut self.socket).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -307,17 +392,7 @@ impl AsyncWrite for Stream {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut stream = self.socket.stream.lock();
-        let unread = || match stream.try_read(&mut [0]) {
-            Ok(read) => read > 0,
-            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
-        };
-        if self.socket.is_plain.load(Ordering::Relaxed) && !unread() {
-            // It is dropped next, which says the same with a system call less. Beside what was not read, as the rest of a body, that would be a
-            // reset.
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut *stream).poll_shutdown(cx)
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }

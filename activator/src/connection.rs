@@ -10,23 +10,18 @@ use std::{
     time::Duration,
 };
 
+use bytes::BytesMut;
 use http::Request;
-use hyper::{
-    body::Incoming,
-    rt::Executor,
-    server::conn::{http1, http2},
-    service::service_fn,
-};
+use hyper::{body::Incoming, rt::Executor, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    client::{Begins, Client, Deadline, Stream},
+    body::Upload,
+    client::{Begins, Client, Deadline, Stream, Wire},
     gather::Gather,
+    http1::{self, client::Shared},
     metrics::Raised,
     proxy::Entry,
     serve::{Accepted, Server},
@@ -51,10 +46,6 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 /// Most bytes of a request's header fields, each counted with 32 bytes more, as RFC 9113 section 6.5.2 counts them.
 const MAX_HEADERS: u32 = 64 << 10;
 
-/// The same for a client of HTTP/1.1, whose request line counts too; more is answered 431. It is also the most that is read
-/// of a body before the pod takes it. Fields: hyper's own limit, 100.
-const MAX_HEAD: usize = 64 << 10;
-
 /// How often an HTTP/2 client whose requests are under way is asked whether it still lives, and how long it may take to say so.
 const PING: Duration = Duration::from_secs(30);
 const PONG: Duration = Duration::from_secs(20);
@@ -75,7 +66,8 @@ pub(crate) async fn serve(
     entry: Entry,
 ) -> Ended {
     let _open = Raised::new(&server.metrics.connections);
-    let (client, mut stream) = Client::new(accepted.stream()?, server.origin(peer.ip()));
+    let client = Client::new(server.origin(peer.ip()));
+    let mut stream = Stream::new(accepted.stream()?);
     let first = timeout(HEADER_TIMEOUT, stream.begins());
     let begins = match server.stop.run_until_cancelled(first).await {
         Some(Ok(told)) => told?,
@@ -83,11 +75,16 @@ pub(crate) async fn serve(
         Some(Err(_)) | None => return Ok(()),
     };
     match begins {
-        // Boxed because it is large, and plain connections' futures would have room for it.
+        // Boxed because they are large, and connections of HTTP/1.1 would have room for them.
+        Begins::Http2 => Box::pin(http2(server, client, Wire::Plain(stream), entry)).await,
         Begins::Tls if matches!(entry, Entry::Gateway) => {
             Box::pin(secure(server, client, stream, entry)).await
         }
-        begins => http(server, client, stream, begins == Begins::Http2, entry).await,
+        Begins::Http1 | Begins::Tls => {
+            let begun = stream.take_begun();
+            http1(&server, client, Wire::Plain(stream), begun, &entry).await;
+            Ok(())
+        }
     }
 }
 
@@ -110,14 +107,25 @@ async fn secure(server: Arc<Server>, mut client: Client, stream: Stream, entry: 
     };
     server.metrics.shaken(Outcome::Done);
     client.secured(accepted.certified);
-    http(server, client, accepted.stream, accepted.http2, entry).await
+    let wire = Wire::Tls(Box::new(accepted.stream));
+    if accepted.http2 {
+        return http2(server, client, wire, entry).await;
+    }
+    http1(&server, client, wire, BytesMut::new(), &entry).await;
+    Ok(())
 }
 
-/// Serves HTTP on a stream.
-async fn http<S>(server: Arc<Server>, client: Client, stream: S, http2: bool, entry: Entry) -> Ended
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
+/// Serves HTTP/1.1 on a stream of which `begun` was read already.
+async fn http1(server: &Server, mut client: Client, wire: Wire, begun: BytesMut, entry: &Entry) {
+    let shared = Shared::new(wire, begun);
+    client.http1 = Some(shared.clone());
+    client.deadline.set(Instant::now() + HEADER_TIMEOUT);
+    let serving = pin!(http1::client::serve(server, &client, entry, &shared));
+    run(serving, |_| {}, server, &client.deadline).await;
+}
+
+/// Serves HTTP/2 on a stream.
+async fn http2(server: Arc<Server>, client: Client, wire: Wire, entry: Entry) -> Ended {
     let deadline = client.deadline.clone();
     let shared = Arc::new((client, entry, Arc::clone(&server.proxy)));
     let service = service_fn(move |request: Request<Incoming>| {
@@ -126,60 +134,40 @@ where
             let (client, entry, proxy) = &*shared;
             let deadline = client.deadline();
             deadline.clear();
-            let answer = proxy.answer(client, entry, request).await;
+            let answer = proxy.answer(client, entry, request.map(Upload::from)).await;
             if matches!(&answer, Ok(answer) if !answer.body().is_from_pod()) {
                 deadline.set(Instant::now() + HEADER_TIMEOUT);
             }
             answer
         }
     });
-    let stream = TokioIo::new(Gather(stream));
-    if http2 {
-        let connection = http2::Builder::new(Streams(server.connections.clone()))
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(MAX_STREAMS)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(MAX_HEADERS)
-            .keep_alive_interval(PING)
-            .keep_alive_timeout(PONG)
-            .serve_connection(stream, service);
-        run(
-            // Boxed because it is large, and connections of HTTP/1.1 would have room for it.
-            Box::pin(connection).as_mut(),
-            |c| c.graceful_shutdown(),
-            &server,
-            &deadline,
-        )
-        .await?;
-    } else {
-        deadline.set(Instant::now() + HEADER_TIMEOUT);
-        let connection = http1::Builder::new()
-            .header_read_timeout(None)
-            .max_buf_size(MAX_HEAD)
-            .serve_connection(stream, service)
-            .with_upgrades();
-        run(
-            pin!(connection),
-            |c| c.graceful_shutdown(),
-            &server,
-            &deadline,
-        )
-        .await?;
-    }
+    let connection = http2::Builder::new(Streams(server.connections.clone()))
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(MAX_HEADERS)
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PONG)
+        .serve_connection(TokioIo::new(Gather(wire)), service);
+    let served = run(
+        pin!(connection),
+        |c| c.graceful_shutdown(),
+        &server,
+        &deadline,
+    )
+    .await;
+    served.unwrap_or(Ok(()))?;
     Ok(())
 }
 
-/// Polls a connection until it ends, is asked to by the server's stop, or is cut off: by force, or because its answer's deadline has passed.
-async fn run<C>(
+/// Polls a connection until it ends, is asked to by the server's stop, or is cut off: by force, or because its answer's deadline has passed. `None` then.
+async fn run<C: Future>(
     mut connection: Pin<&mut C>,
     shut_down: impl Fn(Pin<&mut C>),
     server: &Server,
     deadline: &Deadline,
-) -> hyper::Result<()>
-where
-    C: Future<Output = hyper::Result<()>>,
-{
+) -> Option<C::Output> {
     let mut stopped = pin!(server.stop.cancelled());
     // The stop wakes this task once it was asked. To ask again locks the token, and this is polled with every request; whoever stops the server
     // has it leave first.
@@ -194,11 +182,11 @@ where
             shut_down(connection.as_mut());
         }
         if stopping && forced.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(None);
         }
-        connection.as_mut().poll(cx)
+        connection.as_mut().poll(cx).map(Some)
     }));
-    deadline.over(served).await.unwrap_or(Ok(()))
+    deadline.over(served).await.flatten()
 }
 
 /// Runs the requests of an HTTP/2 connection, each in a task on the same core.

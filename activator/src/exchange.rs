@@ -2,7 +2,6 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use http::{Request, Response, StatusCode, header, response};
 use throttle::{Acquired, Slot};
 use tokio::time::Instant;
@@ -19,7 +18,7 @@ use crate::{
     pod::Pod,
     pool::Fresh,
     sender::{Answer, Failed, Sender},
-    tunnel::{self, Tunnels, Upgrade},
+    tunnel::{self, Tunnel, Upgrade},
 };
 
 /// How often a request is sent again after a connection broke: once after a kept one, which says nothing of the pod, and twice
@@ -120,7 +119,7 @@ impl<'a> Exchange<'a> {
             .map(|(name, value)| name.as_str().len() + value.len())
             .sum();
         let body = match request.body() {
-            Upload::Stream(..) if !unread => STREAM_WINDOW as usize,
+            Upload::Http2(_) if !unread => STREAM_WINDOW as usize,
             _ => 0,
         };
         head + body
@@ -134,7 +133,6 @@ impl<'a> Exchange<'a> {
         &mut self,
         slot: Slot<Arc<Pod>>,
         began: Instant,
-        tunnels: &Tunnels,
     ) -> Result<Attempt, Failure> {
         let in_flight = Raised::new(&self.metrics.in_flight);
         let limits = Limits::of(self.function, slot.payload(), began);
@@ -170,7 +168,7 @@ impl<'a> Exchange<'a> {
         }
         let flight = |connection| Flight::new(slot, connection, self.metrics, began, in_flight);
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            let switched = self.switch(head, connection, flight(None), tunnels)?;
+            let switched = self.switch(head, connection, flight(None))?;
             return Ok(Attempt::Answered(switched, pod));
         }
         let flight = flight(Some(connection));
@@ -200,19 +198,14 @@ impl<'a> Exchange<'a> {
         head: response::Parts,
         connection: Sender,
         flight: Flight,
-        tunnels: &Tunnels,
     ) -> Result<Response<Reply>, Failure> {
         let protocol = head.headers.get(header::UPGRADE).cloned();
         let pod = connection.into_stream();
-        let (Some(upgrade), Some(protocol), Some(pod)) = (self.upgrade.take(), protocol, pod)
-        else {
+        let (Some(_), Some(protocol), Some((begun, pod))) = (&self.upgrade, protocol, pod) else {
             let key = &self.function.key;
             let text = format!("a pod of {key} changed the protocol without being asked to");
             return Err(Refusal::new(Reason::PodFailed, text).into());
         };
-        let mut switched = Response::from_parts(head, Reply::text(Bytes::new()));
-        headers::strip_hop_by_hop(switched.headers_mut());
-        tunnel::set(switched.headers_mut(), protocol);
         let counted = self.function.settings().count_upgrades;
         let flight = if counted {
             Some(flight)
@@ -220,7 +213,15 @@ impl<'a> Exchange<'a> {
             flight.end(false, Instant::now());
             None
         };
-        tunnels.open(upgrade, pod, flight, self.line.take());
+        let tunnel = Tunnel {
+            pod,
+            begun,
+            flight,
+            line: self.line.take(),
+        };
+        let mut switched = Response::from_parts(head, Reply::Switched(Box::new(tunnel)));
+        headers::strip_hop_by_hop(switched.headers_mut());
+        tunnel::set(switched.headers_mut(), protocol);
         Ok(switched)
     }
 

@@ -23,7 +23,10 @@ use crate::{
     function::Function,
     functions::Functions,
     headers,
-    http1::answering::{Answering, Piece},
+    http1::{
+        message::{Message, Piece},
+        pod,
+    },
     metrics::Metrics,
     origin::Origin,
     proxy::{Entry, Proxy},
@@ -127,10 +130,10 @@ pub struct Told {
 
 /// Reads an answer that comes in pieces of such a size, after which the pod closes the connection. `to_head`: the request was a HEAD.
 pub fn answer(stream: &[u8], piece: usize, to_head: bool) -> Told {
-    let (mut answering, mut told) = (Answering::default(), Told::default());
+    let (mut answer, mut told) = (Message::default(), Told::default());
     for bytes in stream.chunks(piece) {
-        answering.input.extend_from_slice(bytes);
-        match read(&mut answering, &mut told, to_head) {
+        answer.input.extend_from_slice(bytes);
+        match read(&mut answer, &mut told, to_head) {
             Ok(false) => {}
             Ok(true) => {
                 told.whole = true;
@@ -139,17 +142,17 @@ pub fn answer(stream: &[u8], piece: usize, to_head: bool) -> Told {
             Err(_) => return told,
         }
     }
-    told.whole = told.head.is_some() && answering.end().is_ok();
+    told.whole = told.head.is_some() && answer.end().is_ok();
     told
 }
 
 /// Takes what has come; returns whether it is all.
-fn read(answering: &mut Answering, told: &mut Told, to_head: bool) -> Result<bool, Failed> {
+fn read(answer: &mut Message, told: &mut Told, to_head: bool) -> Result<bool, Failed> {
     if told.head.is_none() {
-        told.head = answering.head(to_head)?.map(|(head, _)| head);
+        told.head = pod::head_of(answer, to_head)?.map(|(head, _)| head);
     }
     while told.head.is_some() {
-        match answering.piece()? {
+        match answer.piece()? {
             Piece::Data(data) => told.body.extend_from_slice(&data),
             Piece::Trailers(fields) => told.trailers = fields,
             Piece::End => return Ok(true),

@@ -1,266 +1,57 @@
-//! A connection to a pod that takes one request after another (HTTP/1.1).
+//! HTTP/1.1, which the activator speaks itself: with clients, and with pods.
 //!
-//! hyper's client has a handle for requests and a future that does the work; a request goes through two channels and is copied several times. That
-//! was a quarter of what a warm request costs. So this speaks with pods itself, in the task of the request: it writes the request from where it is,
-//! and hands on what comes.
+//! hyper has a handle for requests and a future that does the work, on either side, with channels between them; a message goes through several buffers,
+//! is copied and polled more often than it need be. Both sides together were more than half of what a warm request executes. Here a connection's task does all
+//! of it: it reads a request, writes it to a pod from where it is, and hands on what comes.
 
-pub(crate) mod answering;
-mod chunks;
-mod head;
-mod send;
+pub(crate) mod chunks;
+pub(crate) mod client;
+pub(crate) mod head;
+pub(crate) mod message;
+pub(crate) mod pod;
+pub(crate) mod sending;
 
 use std::{
-    future::poll_fn,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
-use bytes::Bytes;
-use http::{Method, Request, Response};
-use http_body::{Frame, SizeHint};
-use tokio::{
-    net::{
-        TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
-    task::JoinHandle,
-    time::timeout,
-};
+use bytes::BytesMut;
+use tokio::io::AsyncRead;
 use tokio_util::io::poll_read_buf;
 
-use crate::{
-    body::Upload,
-    sender::{self, Answer, Failed},
-};
-
-use self::{
-    answering::{Answering, Piece},
-    send::Sending,
-};
-
-/// Bytes read at once. Doubled while a body fills it.
+/// Bytes of a body that are read at once. Doubled while a body fills it.
 const FIRST_ROOM: usize = 8 << 10;
 
 /// Most bytes read at once: what a body's reader keeps in memory.
 const MOST_ROOM: usize = 128 << 10;
 
-/// One connection.
-#[derive(Debug)]
-pub(crate) struct Connection {
-    read: OwnedReadHalf,
-    /// `None` while the rest of a request is sent beside.
-    write: Option<OwnedWriteHalf>,
-    beside: Option<Beside>,
-    answer: Answering,
-    /// Bytes that the next read has room for.
-    room: usize,
-    /// Whether another request may follow.
-    kept: bool,
-}
+/// Bytes that the next read of a connection has room for.
+#[derive(Clone, Copy, Debug)]
+struct Room(usize);
 
-/// How long the rest of a request may still be sent after its answer has ended. Some pods answer first and read then; a client must not
-/// occupy one by that for long, since it is no request in flight any more.
-const SENT_WITHIN: Duration = Duration::from_secs(60);
-
-/// A task that sends the rest of a request. It ends with this, unless it is let go.
-#[derive(Debug)]
-struct Beside(Option<JoinHandle<()>>);
-
-impl Beside {
-    fn let_go(mut self) {
-        if let Some(mut task) = self.0.take() {
-            tokio::spawn(async move {
-                if timeout(SENT_WITHIN, &mut task).await.is_err() {
-                    task.abort();
-                }
-            });
-        }
+impl Default for Room {
+    fn default() -> Self {
+        Self(FIRST_ROOM)
     }
 }
 
-impl Drop for Beside {
-    fn drop(&mut self) {
-        if let Some(task) = &self.0 {
-            task.abort();
-        }
-    }
-}
-
-impl Connection {
-    pub(crate) fn new(stream: TcpStream) -> Self {
-        let (read, write) = stream.into_split();
-        Self {
-            read,
-            write: Some(write),
-            beside: None,
-            answer: Answering::default(),
-            room: FIRST_ROOM,
-            kept: true,
-        }
-    }
-
-    /// Whether an unused connection is still open and silent, as far as the kernel has told.
-    pub(crate) fn is_open(&self) -> bool {
-        // What comes was not asked for, or is the end.
-        let read = self.read.try_read(&mut [0]);
-        read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
-    }
-
-    /// Whether it can be used again now that its request has its answer.
-    pub(crate) fn rest(&mut self) -> bool {
-        let silent = self.answer.input.is_empty() && self.is_ended();
-        if let Some(beside) = self.beside.take() {
-            beside.let_go();
-        }
-        // An unused connection needs no buffer, and the next request of any will find this one in the processor's cache.
-        self.answer = Answering::default();
-        self.kept && silent
-    }
-
-    /// Sends a request and returns the head of its answer; [`poll_frame`](Self::poll_frame) has the body.
-    ///
-    /// # Errors
-    /// As [`Sender::send`](crate::sender::Sender::send).
-    pub(crate) async fn send(
-        &mut self,
-        request: &mut Option<Request<Upload>>,
-        kept: bool,
-    ) -> Result<Answer, Failed> {
-        // Not two requests on one connection, whatever happens to this one.
-        self.kept = false;
-        let Some(sent) = request else {
-            // Whoever sends has one.
-            return Err(Failed::Closed);
-        };
-        let mut sending = Sending::of(sent);
-        let to_head = sent.method() == Method::HEAD;
-        let answer = poll_fn(|cx| self.poll_exchange(cx, &mut sending, sent.body_mut(), to_head));
-        match answer.await {
-            Ok((answer, more)) => {
-                let body = request.take().map(Request::into_body);
-                self.kept = more && sending.is_done();
-                if sending.goes_on() {
-                    self.send_beside(sending, body.unwrap_or(Upload::Empty));
-                }
-                Ok((answer.into_parts().0, None))
-            }
-            Err(failed) => {
-                let broken = matches!(failed, Failed::Socket(_) | Failed::Closed);
-                let again = sending.is_untouched() || kept && sender::is_repeatable(sent);
-                if !(broken && again) {
-                    *request = None;
-                }
-                Err(failed)
-            }
-        }
-    }
-
-    /// Sends, and reads at the same time: a pod may answer before it has the whole request.
-    fn poll_exchange(
-        &mut self,
-        cx: &mut Context<'_>,
-        sending: &mut Sending,
-        body: &mut Upload,
-        to_head: bool,
-    ) -> Poll<Result<(Response<()>, bool), Failed>> {
-        if sending.goes_on()
-            && let Some(write) = &mut self.write
-            && let Poll::Ready(Err(failed)) = sending.poll(write, body, cx)
-        {
-            match failed {
-                // It may have answered why it takes no more.
-                Failed::Socket(error) if !sending.is_untouched() => sending.give_up(error),
-                failed => return Poll::Ready(Err(failed)),
-            }
-        }
-        let head = ready!(self.poll_head(cx, to_head));
-        Poll::Ready(head.map_err(|failed| sending.error().map_or(failed, Failed::Socket)))
-    }
-
-    fn poll_head(
-        &mut self,
-        cx: &mut Context<'_>,
-        to_head: bool,
-    ) -> Poll<Result<(Response<()>, bool), Failed>> {
-        loop {
-            if let Some(head) = self.answer.head(to_head)? {
-                return Poll::Ready(Ok(head));
-            }
-            if ready!(self.poll_read(cx))? == 0 {
-                return Poll::Ready(Err(Failed::Closed));
-            }
-        }
-    }
-
+impl Room {
     /// Reads more; 0 if there is no more.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let input = &mut self.answer.input;
-        input.reserve(self.room);
-        let read = ready!(poll_read_buf(Pin::new(&mut self.read), cx, input))?;
-        if read >= self.room {
-            self.room = MOST_ROOM.min(self.room * 2);
-        } else if read < self.room / 4 {
-            self.room = FIRST_ROOM.max(self.room / 2);
+    fn poll_read(
+        &mut self,
+        stream: &mut (impl AsyncRead + Unpin),
+        cx: &mut Context<'_>,
+        input: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        input.reserve(self.0);
+        let read = ready!(poll_read_buf(Pin::new(stream), cx, input))?;
+        if read >= self.0 {
+            self.0 = MOST_ROOM.min(self.0 * 2);
+        } else if read < self.0 / 4 {
+            self.0 = FIRST_ROOM.max(self.0 / 2);
         }
         Poll::Ready(Ok(read))
-    }
-
-    /// Goes on to send a request that has its answer already, in a task of its own: its client may want to send all of it before it reads the
-    /// answer, and who reads that does nothing else meanwhile.
-    fn send_beside(&mut self, mut sending: Sending, mut body: Upload) {
-        let Some(mut write) = self.write.take() else {
-            return;
-        };
-        let task = tokio::spawn(async move {
-            let sent = poll_fn(|cx| sending.poll(&mut write, &mut body, cx)).await;
-            if sent.is_ok() {
-                // Dropped otherwise it would close this direction, which some pods take for a client that has left.
-                write.forget();
-            }
-        });
-        self.beside = Some(Beside(Some(task)));
-    }
-
-    /// Takes the connection out for another protocol: what came of that already, and the stream.
-    pub(crate) fn into_stream(self) -> Option<(Bytes, TcpStream)> {
-        let stream = self.read.reunite(self.write?).ok()?;
-        Some((self.answer.input.freeze(), stream))
-    }
-
-    /// The next piece of the answer's body.
-    pub(crate) fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Failed>>> {
-        loop {
-            match self.answer.piece() {
-                Ok(Piece::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
-                Ok(Piece::Trailers(fields)) => {
-                    return Poll::Ready(Some(Ok(Frame::trailers(fields))));
-                }
-                Ok(Piece::End) => return Poll::Ready(None),
-                Ok(Piece::More) => {}
-                Err(failed) => return Poll::Ready(Some(Err(failed))),
-            }
-            let read = match ready!(self.poll_read(cx)) {
-                Ok(read) => read,
-                Err(error) => return Poll::Ready(Some(Err(error.into()))),
-            };
-            if read == 0 {
-                return Poll::Ready(self.answer.end().err().map(Err));
-            }
-        }
-    }
-
-    /// Whether all of the answer's body was handed on.
-    pub(crate) fn is_ended(&self) -> bool {
-        self.answer.is_ended()
-    }
-
-    /// How much is to come, if that is known.
-    pub(crate) fn size_hint(&self) -> SizeHint {
-        self.answer.size_hint()
     }
 }

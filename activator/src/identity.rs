@@ -25,9 +25,14 @@ pub(crate) fn request_id(headers: &mut HeaderMap, fields: Fields) -> HeaderValue
         }
         return id;
     }
-    let id = hex([fastrand::u64(..), fastrand::u64(..)]);
+    let id = new();
     headers.insert(REQUEST_ID, id.clone());
     id
+}
+
+/// An ID of its own.
+pub(crate) fn new() -> HeaderValue {
+    hex([fastrand::u64(..), fastrand::u64(..)])
 }
 
 /// Starts a trace, unless the request, which has these `fields`, belongs to one. It is not sampled: who wants that decides before this hop.

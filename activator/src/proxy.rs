@@ -7,7 +7,6 @@ use std::sync::{
 
 use http::{HeaderName, HeaderValue, Request, Response, Version, header};
 use http_body::Body as _;
-use hyper::body::Incoming;
 use throttle::Budget;
 use tokio::time::Instant;
 
@@ -96,10 +95,9 @@ impl Proxy {
         &'a self,
         client: &'a Client,
         entry: &'a Entry,
-        mut request: Request<Incoming>,
+        mut request: Request<Upload>,
     ) -> impl Future<Output = Result<Response<Reply>, Gone>> + Send + 'a {
         let fields = Fields::of(request.headers());
-        client.asks(!fields.have(Fields::UPGRADE) && request.body().is_end_stream());
         let id = identity::request_id(request.headers_mut(), fields);
         let http2 = request.version() == Version::HTTP_2;
         let grpc = fields.have(Fields::CONTENT_TYPE) && answer::is_grpc(request.headers());
@@ -153,6 +151,15 @@ impl Proxy {
         }
     }
 
+    /// The answer to what is no request.
+    pub(crate) fn refuse(&self, refusal: Refusal) -> Response<Reply> {
+        self.metrics.refused(refusal.reason);
+        let id = identity::new();
+        let mut response = refusal.into_response(&id, false);
+        response.headers_mut().insert(REQUEST_ID, id);
+        response
+    }
+
     /// Whether there is memory for a request.
     fn admit(&self) -> Result<(), Refusal> {
         if !self.pressure.is_high() {
@@ -166,7 +173,7 @@ impl Proxy {
         &self,
         client: &Client,
         entry: &Entry,
-        request: &Request<Incoming>,
+        request: &Request<Upload>,
     ) -> Result<Arc<Function>, Refusal> {
         if let Entry::Function(function) = entry {
             return Ok(Arc::clone(function));
@@ -195,14 +202,14 @@ impl Proxy {
         &'a self,
         client: &'a Client,
         function: &'a Arc<Function>,
-        mut request: Request<Incoming>,
+        request: Request<Upload>,
         fields: Fields,
         line: &'a mut Pending,
     ) -> Result<(Hold<'a>, Exchange<'a>), Refusal> {
         if let Some(line) = line {
             line.is_for(function);
         }
-        let upgrade = Upgrade::of(&mut request, fields);
+        let upgrade = Upgrade::of(&request, fields);
         // An HTTP/2 connection is read whatever becomes of the bodies, so it tells by itself when a client leaves.
         let body_unread = request.version() != Version::HTTP_2 && !request.body().is_end_stream();
         let (mut head, body) = request.into_parts();
@@ -212,9 +219,8 @@ impl Proxy {
         headers::to_pod(&mut head, fields, origin, default_host)?;
         if let Some(upgrade) = &upgrade {
             upgrade.ask(&mut head.headers);
-            client.keep_alive();
         }
-        let request = Request::from_parts(head, Upload::from(body));
+        let request = Request::from_parts(head, body);
         let hold = Hold::new(function, &self.metrics, &self.budget, client, body_unread);
         let exchange = Exchange::new(
             function,
@@ -245,7 +251,7 @@ impl Proxy {
             // Most requests are sent as soon as they come, and a clock costs them some.
             let now = if again { Instant::now() } else { hold.granted };
             // Boxed because it is half of all that a request has, and one that waits does not need it yet.
-            match Box::pin(exchange.attempt(slot?, now, &self.tunnels)).await? {
+            match Box::pin(exchange.attempt(slot?, now)).await? {
                 Attempt::Answered(mut response, pod) => {
                     if !pod.is_activator {
                         tell_timing(&mut response, function, hold, &pod);

@@ -37,7 +37,7 @@ const PONG: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) enum Sender {
     /// One request after another. Boxed because it moves with each: into its answer's body and back to the pool.
-    Http1(Box<http1::Connection>),
+    Http1(Box<http1::pod::Connection>),
     /// Many at once.
     Http2(Shared),
 }
@@ -105,7 +105,7 @@ impl Sender {
     pub(crate) async fn new(stream: TcpStream, protocol: Protocol) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         if protocol == Protocol::Http1 {
-            return Ok(Self::Http1(Box::new(http1::Connection::new(stream))));
+            return Ok(Self::Http1(Box::new(http1::pod::Connection::new(stream))));
         }
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())

@@ -74,6 +74,12 @@ impl Server {
         Origin::new(client, trusted)
     }
 
+    /// Whether connections end with their present request.
+    pub(crate) fn stops(&self) -> bool {
+        // Asking the token takes a lock, and whoever stops the server has it leave first.
+        self.proxy.leaves() && self.stop.is_cancelled()
+    }
+
     /// A listener in the reactor of the thread that accepts connections.
     ///
     /// # Errors

@@ -1,14 +1,10 @@
 //! Connections that change their protocol: WebSocket and other upgrades of HTTP/1.1.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
-use hyper::{
-    body::{Body as _, Incoming},
-    upgrade::OnUpgrade,
-};
-use hyper_util::rt::TokioIo;
+use http_body::Body as _;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncWriteExt as _, copy_bidirectional},
@@ -19,7 +15,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     access::Pending,
-    body::Flight,
+    body::{Flight, Upload},
+    client::Wire,
     fields::Fields,
     metrics::{Metrics, Raised},
 };
@@ -29,14 +26,13 @@ const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// A client's wish for another protocol.
 pub(crate) struct Upgrade {
-    client: OnUpgrade,
     protocol: HeaderValue,
 }
 
 impl Upgrade {
     /// The wish of a request that has these `fields`, if it has one that can be fulfilled. An upgrade to HTTP/2 is left out: it is a hop's own
     /// matter.
-    pub(crate) fn of(request: &mut Request<Incoming>, fields: Fields) -> Option<Self> {
+    pub(crate) fn of(request: &Request<Upload>, fields: Fields) -> Option<Self> {
         if !fields.have(Fields::UPGRADE)
             || request.version() != Version::HTTP_11
             || !request.body().is_end_stream()
@@ -48,8 +44,7 @@ impl Upgrade {
         if !asks_for_upgrade(headers) || protocol.as_bytes().eq_ignore_ascii_case(b"h2c") {
             return None;
         }
-        let client = hyper::upgrade::on(request);
-        Some(Self { client, protocol })
+        Some(Self { protocol })
     }
 
     /// Puts the wish into the head that the pod gets.
@@ -75,6 +70,18 @@ fn asks_for_upgrade(headers: &HeaderMap) -> bool {
     values.any(|value| value.as_bytes().split(|b| *b == b',').any(is_upgrade))
 }
 
+/// A pod's side of a connection that changes its protocol.
+#[derive(Debug)]
+pub(crate) struct Tunnel {
+    pub(crate) pod: TcpStream,
+    /// What the pod has sent already.
+    pub(crate) begun: Bytes,
+    /// What the request occupies: the pod counts as busy for as long.
+    pub(crate) flight: Option<Flight>,
+    /// Written at the end.
+    pub(crate) line: Pending,
+}
+
 /// The upgraded connections of this process.
 pub(crate) struct Tunnels {
     /// Waited for before the process ends, like client connections.
@@ -93,27 +100,27 @@ impl Tunnels {
         }
     }
 
-    /// Carries bytes both ways until one side ends; the pod has `begun` already. `flight` is what the request occupies: the pod counts as busy for as long. `line` is written
-    /// at the end.
-    pub(crate) fn open(
-        &self,
-        upgrade: Upgrade,
-        (begun, mut pod): (Bytes, TcpStream),
-        flight: Option<Flight>,
-        line: Pending,
-    ) {
+    /// Carries bytes both ways until one side ends. The client's stream, and what it `sent` already.
+    pub(crate) fn open(&self, (mut client, sent): (Wire, Bytes), tunnel: Tunnel) {
         let (force, metrics) = (self.force.clone(), Arc::clone(&self.metrics));
+        client.keep_alive();
+        let Tunnel {
+            mut pod,
+            begun,
+            flight,
+            line,
+        } = tunnel;
         self.tasks.spawn(async move {
             let _open = Raised::new(&metrics.upgraded);
             let carried = async {
-                let mut client = TokioIo::new(upgrade.client.await?);
                 client.write_all(&begun).await?;
                 client.flush().await?;
+                pod.write_all(&sent).await?;
                 let count = begun.len() as u64;
-                // The buffer that it was read into.
-                drop(begun);
+                // The buffers that they were read into.
+                drop((begun, sent));
                 let (_, sent) = copy_bidirectional(&mut client, &mut pod).await?;
-                Ok::<u64, Box<dyn std::error::Error + Send + Sync>>(sent + count)
+                Ok::<u64, io::Error>(sent + count)
             };
             let sent = match force.run_until_cancelled(carried).await {
                 Some(Ok(sent)) => Some(sent),

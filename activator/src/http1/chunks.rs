@@ -1,16 +1,16 @@
-//! The chunked transfer coding of answers (RFC 9112 section 7.1). Pure.
+//! The chunked transfer coding (RFC 9112 section 7.1), as it is read. Pure.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::sender::Failed;
 
-use super::{answering::Piece, head};
+use super::{head, message::Piece};
 
 /// Longest line with a chunk's size: its extensions mean nothing to anybody and are not handed on.
 const LONGEST_LINE: usize = 1 << 10;
 
-/// Most bytes of all extensions of an answer: a pod could send little else.
+/// Most bytes of all extensions of a message: it could be little else.
 const MOST_EXTENSIONS: usize = 16 << 10;
 
 /// Most bytes of the fields after the last chunk.
@@ -148,7 +148,7 @@ fn trailers(input: &mut BytesMut) -> Result<Option<HeaderMap>, Failed> {
         httparse::Status::Complete((length, fields)) if length <= MOST_TRAILERS => {
             let mut taken = HeaderMap::with_capacity(fields.len());
             for field in fields.iter() {
-                let (name, value) = head::field(field)?;
+                let (name, value) = head::field(field).ok_or(BAD)?;
                 let value = HeaderValue::from_bytes(value).map_err(|_| BAD)?;
                 if is_trailer(&name) {
                     taken.append(name, value);

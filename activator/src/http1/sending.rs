@@ -1,4 +1,4 @@
-//! Sending a request: its head, and its body as it comes from the client.
+//! Sending a message: its head, and its body as it comes from the other side.
 
 use std::{
     io::{self, IoSlice, Write as _},
@@ -7,24 +7,19 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes};
-use http::{HeaderMap, HeaderName, Request, header};
-use http_body::{Body as _, Frame};
-use tokio::{io::AsyncWrite, net::tcp::OwnedWriteHalf};
-
-use crate::{body::Upload, headers, sender::Failed};
+use http::{HeaderMap, HeaderName};
+use http_body::{Body, Frame};
+use tokio::io::AsyncWrite;
 
 use super::{
     chunks,
     head::{self, Framing},
 };
 
-/// Bytes of a head, as a first guess.
-const HEAD: usize = 512;
-
 /// Most bytes of a piece of the body that are copied to what goes before it, so that both are sent at once.
 const SMALL: usize = 1 << 10;
 
-/// A request on its way.
+/// A message on its way.
 #[derive(Debug)]
 pub(super) struct Sending {
     framing: Framing,
@@ -45,19 +40,28 @@ pub(super) struct Sending {
     error: Option<io::Error>,
 }
 
+/// Why a message is not sent any further.
+#[derive(Debug)]
+pub(super) enum Stopped {
+    /// The connection broke.
+    Socket(io::Error),
+    /// The body broke off, or is none of its length.
+    Body,
+}
+
+impl From<io::Error> for Stopped {
+    fn from(error: io::Error) -> Self {
+        Self::Socket(error)
+    }
+}
+
 impl Sending {
-    pub(super) fn of(request: &mut Request<Upload>) -> Self {
-        headers::to_http1(request);
-        let mut out = Vec::with_capacity(HEAD);
-        let framing = head::write(request, &mut out);
-        let trailers = match framing {
-            Framing::Chunked => announced(request.headers()),
-            Framing::Empty | Framing::Length(_) => Vec::new(),
-        };
+    /// A message of this head, whose body is written so.
+    pub(super) fn new(head: Vec<u8>, framing: Framing, trailers: Vec<HeaderName>) -> Self {
         Self {
             framing,
             trailers,
-            out,
+            out: head,
             written: 0,
             piece: Bytes::new(),
             after: b"",
@@ -68,7 +72,7 @@ impl Sending {
         }
     }
 
-    /// Whether the request is as it was before: nothing of it was written, and nothing of its body taken.
+    /// Whether the message is as it was before: nothing of it was written, and nothing of its body taken.
     pub(super) fn is_untouched(&self) -> bool {
         !self.begun && !self.taken
     }
@@ -83,12 +87,12 @@ impl Sending {
     }
 
     /// Writes as much as can be.
-    pub(super) fn poll(
+    pub(super) fn poll<B: Body<Data = Bytes> + Unpin>(
         &mut self,
-        stream: &mut OwnedWriteHalf,
-        body: &mut Upload,
+        stream: &mut (impl AsyncWrite + Unpin),
+        body: &mut B,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Failed>> {
+    ) -> Poll<Result<(), Stopped>> {
         if self.error.is_some() {
             return Poll::Pending;
         }
@@ -102,7 +106,7 @@ impl Sending {
                 match frame {
                     None => self.end(&HeaderMap::new())?,
                     Some(Ok(frame)) => self.add(frame)?,
-                    Some(Err(_)) => return Poll::Ready(Err(Failed::Body)),
+                    Some(Err(_)) => return Poll::Ready(Err(Stopped::Body)),
                 }
                 if self.out.len() - self.written > SMALL {
                     break;
@@ -120,7 +124,7 @@ impl Sending {
 
     fn poll_write(
         &mut self,
-        stream: &mut OwnedWriteHalf,
+        stream: &mut (impl AsyncWrite + Unpin),
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         let (stream, out) = (Pin::new(stream), &self.out[self.written..]);
@@ -151,7 +155,7 @@ impl Sending {
     }
 
     /// Takes the next frame of the body.
-    fn add(&mut self, frame: Frame<Bytes>) -> Result<(), Failed> {
+    fn add(&mut self, frame: Frame<Bytes>) -> Result<(), Stopped> {
         let data = match frame.into_data() {
             Ok(data) if data.is_empty() => return Ok(()), // as a chunk it would be the last
             Ok(data) => data,
@@ -168,7 +172,8 @@ impl Sending {
                 self.whole = *left == 0;
                 b""
             }
-            Framing::Length(_) | Framing::Empty => return Err(Failed::Body),
+            Framing::UntilEnd => b"",
+            Framing::Length(_) | Framing::Empty => return Err(Stopped::Body),
         };
         if data.len() <= SMALL {
             self.out.extend_from_slice(&data);
@@ -180,20 +185,18 @@ impl Sending {
     }
 
     /// The body has ended.
-    fn end(&mut self, fields: &HeaderMap) -> Result<(), Failed> {
+    fn end(&mut self, fields: &HeaderMap) -> Result<(), Stopped> {
         match self.framing {
             Framing::Chunked => self.out.extend_from_slice(b"0\r\n"),
-            Framing::Length(0) | Framing::Empty => {
+            Framing::Length(0) | Framing::Empty | Framing::UntilEnd => {
                 self.whole = true;
                 return Ok(());
             }
-            Framing::Length(_) => return Err(Failed::Body),
+            Framing::Length(_) => return Err(Stopped::Body),
         }
         for (name, value) in fields {
             if self.trailers.contains(name) && chunks::is_trailer(name) {
-                for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-                    self.out.extend_from_slice(part);
-                }
+                head::write_field(&mut self.out, name, value);
             }
         }
         self.out.extend_from_slice(b"\r\n");
@@ -215,13 +218,4 @@ impl Sending {
     pub(super) fn goes_on(&self) -> bool {
         self.error.is_none() && !self.is_done()
     }
-}
-
-/// The fields that a head announces to come after the body.
-fn announced(headers: &HeaderMap) -> Vec<HeaderName> {
-    let values = headers.get_all(header::TRAILER).iter();
-    let names = values.flat_map(|value| value.as_bytes().split(|b| *b == b','));
-    names
-        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-        .collect()
 }

@@ -1,7 +1,7 @@
-//! An answer, as it is taken from what was read. Pure.
+//! A message, as it is taken from what was read. Pure.
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Response};
+use http::HeaderMap;
 use http_body::SizeHint;
 
 use crate::sender::Failed;
@@ -11,9 +11,9 @@ use super::{
     head,
 };
 
-/// What was read of an answer, and how far it was taken apart.
+/// What was read of a message, and how far it was taken apart.
 #[derive(Debug, Default)]
-pub(crate) struct Answering {
+pub(crate) struct Message {
     /// What was read and is not handed on yet.
     pub(crate) input: BytesMut,
     /// How much of it is known to be no whole head.
@@ -21,13 +21,13 @@ pub(crate) struct Answering {
     body: Body,
 }
 
-/// What is to come of the body.
+/// What is to come of a body.
 #[derive(Debug)]
 pub(super) enum Body {
     /// So many bytes.
     Length(u64),
     Chunked(Chunks),
-    /// All until the connection is closed.
+    /// All until the connection is closed. Of an answer only.
     UntilEnd,
 }
 
@@ -48,22 +48,21 @@ pub(crate) enum Piece {
     More,
 }
 
-impl Answering {
-    /// The head, and whether another request may follow on the connection; `None` if more must be read. `to_head`: the request was a HEAD.
-    ///
-    /// # Errors
-    /// If there is none.
-    pub(crate) fn head(&mut self, to_head: bool) -> Result<Option<(Response<()>, bool)>, Failed> {
-        // Not parsed again with every byte that comes.
-        if head::may_end(&self.input, self.parsed)
-            && let Some(head) = head::take(&mut self.input, to_head)?
-        {
-            self.parsed = 0;
-            self.body = head.body;
-            return Ok(Some((head.answer, head.kept)));
-        }
+impl Message {
+    /// Whether a head may be there as a whole, so that it is not parsed again with every byte that comes.
+    pub(super) fn may_have_head(&self) -> bool {
+        head::may_end(&self.input, self.parsed)
+    }
+
+    /// There is no whole head in what has been read.
+    pub(super) fn has_no_head(&mut self) {
         self.parsed = self.input.len();
-        Ok(None)
+    }
+
+    /// The head was taken out, and this is to come of the body.
+    pub(super) fn begin(&mut self, body: Body) {
+        self.parsed = 0;
+        self.body = body;
     }
 
     /// The next piece of the body.
@@ -89,7 +88,7 @@ impl Answering {
     /// There is nothing more to read, and all pieces were taken.
     ///
     /// # Errors
-    /// If the answer should have gone on.
+    /// If the message should have gone on.
     pub(crate) fn end(&mut self) -> Result<(), Failed> {
         match std::mem::take(&mut self.body) {
             Body::UntilEnd => Ok(()),

@@ -1,0 +1,105 @@
+//! A client's connection of HTTP/1.1: one request after another, each answered before the next one is read.
+
+mod date;
+mod head;
+mod shared;
+
+use std::{
+    future::poll_fn,
+    pin::pin,
+    task::Poll,
+    time::{Duration, SystemTime},
+};
+
+use http::Response;
+use tokio::time::Instant;
+
+use crate::{body::Reply, client::Client, connection::HEADER_TIMEOUT, proxy::Entry, serve::Server};
+
+pub(crate) use self::shared::{Shared, Uploading};
+use self::{head::Asked, shared::Writer};
+
+use super::{head::announced, sending::Sending};
+
+/// Bytes of an answer's head, as a first guess.
+const HEAD: usize = 512;
+
+/// How long a client that has sent more than was read may take to close the connection after its answer. What it sends meanwhile is dropped.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Serves a connection until it ends. Within the connection's deadline, and polled again when the server stops.
+pub(crate) async fn serve(server: &Server, client: &Client, entry: &Entry, shared: &Shared) {
+    while let Some(head) = poll_fn(|cx| shared.lock().poll_head(cx, || server.stops())).await {
+        client.deadline.clear();
+        let (answer, asked) = match head {
+            Ok(head) => {
+                let (request, asked) = shared.request(head);
+                let mut answering = pin!(server.proxy.answer(client, entry, request));
+                let answered = poll_fn(|cx| match answering.as_mut().poll(cx) {
+                    Poll::Ready(answer) => Poll::Ready(answer.ok()),
+                    Poll::Pending => shared.lock().poll_gone(cx).map(|()| None),
+                });
+                match answered.await {
+                    Some(answer) => (answer, asked),
+                    None => return,
+                }
+            }
+            Err(bad) => (server.proxy.refuse(bad.into()), Asked::NOTHING),
+        };
+        if !answer.body().is_from_pod() {
+            client.deadline.set(Instant::now() + HEADER_TIMEOUT);
+        }
+        match send(shared, answer, asked).await {
+            Some(Sent::Kept) if poll_fn(|cx| shared.lock().poll_read_whole(cx)).await => {}
+            Some(Sent::Kept | Sent::Last) => return close(client, shared).await,
+            Some(Sent::Switched(reply)) => {
+                if let (Reply::Switched(tunnel), Some(client)) = (reply, shared.lock().switch()) {
+                    server.proxy.tunnels.open(client, *tunnel);
+                }
+                return;
+            }
+            None => return,
+        }
+    }
+    if server.stops() {
+        close(client, shared).await;
+    }
+}
+
+async fn close(client: &Client, shared: &Shared) {
+    client.deadline.set(Instant::now() + LINGER);
+    // Whether the client closes properly is its own matter.
+    let _ = poll_fn(|cx| shared.lock().poll_close(cx)).await;
+}
+
+/// How an answer was sent.
+enum Sent {
+    /// Another request may follow.
+    Kept,
+    /// None may.
+    Last,
+    /// Another protocol follows.
+    Switched(Reply),
+}
+
+/// Sends an answer; `None` if that could not be done to its end, so that all that is left to do is to close the connection.
+async fn send(shared: &Shared, answer: Response<Reply>, asked: Asked) -> Option<Sent> {
+    let mut out = Vec::with_capacity(HEAD);
+    out.extend_from_slice(shared.lock().answers());
+    let (framing, kept) = head::write(&answer, asked, &date::at(SystemTime::now()), &mut out);
+    let trailers = announced(answer.headers(), framing);
+    let mut sending = Sending::new(out, framing, trailers);
+    let mut reply = answer.into_body();
+    let sent = poll_fn(
+        |cx| match sending.poll(&mut Writer(shared), &mut reply, cx) {
+            Poll::Ready(sent) => Poll::Ready(sent.ok()),
+            Poll::Pending => shared.lock().poll_gone(cx).map(|()| None),
+        },
+    );
+    sent.await?;
+    match reply {
+        Reply::Switched(_) => Some(Sent::Switched(reply)),
+        _ if kept => Some(Sent::Kept),
+        _ => Some(Sent::Last),
+    }
+}

@@ -1,0 +1,317 @@
+//! A request's head as a client sends it, and an answer's as a client gets it (RFC 9112). Pure.
+
+use std::{io::Write as _, mem::MaybeUninit};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http_body::Body as _;
+use hyper::ext::ReasonPhrase;
+
+use crate::{
+    answer::{Reason, Refusal},
+    body::Reply,
+};
+
+use crate::http1::{
+    chunks::Chunks,
+    head::{self, Framing, LONGEST, MOST_FIELDS},
+    message::Body,
+};
+
+/// Fields that the activator adds to a request: its ID, its trace, and four of where it comes from.
+const ADDED: usize = 6;
+
+const BAD_FIELD: Bad = Bad::Malformed("a field of its head is malformed");
+const BAD_LENGTH: Bad = Bad::Malformed("it has no valid Content-Length");
+
+/// A request's head.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) request: Request<()>,
+    pub(super) body: Body,
+    pub(super) asked: Asked,
+    /// Whether the client waits until it is asked for the body.
+    pub(super) expects: bool,
+}
+
+/// What an answer must know of its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    /// It was a HEAD.
+    pub(super) to_head: bool,
+    /// It was one of HTTP/1.0, whose clients know no chunks.
+    pub(super) old: bool,
+    /// Another request may follow on the connection.
+    pub(super) kept: bool,
+}
+
+impl Asked {
+    /// Of what is no request.
+    pub(super) const NOTHING: Self = Self {
+        to_head: false,
+        old: false,
+        kept: false,
+    };
+}
+
+/// Why a client's bytes are no request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bad {
+    Malformed(&'static str),
+    TooLarge(&'static str),
+}
+
+impl From<Bad> for Refusal {
+    fn from(bad: Bad) -> Self {
+        match bad {
+            Bad::Malformed(what) => Self::new(
+                Reason::BadRequest,
+                format!("the request is malformed: {what}"),
+            ),
+            Bad::TooLarge(what) => Self::new(
+                Reason::HeadTooLarge,
+                format!("the request's head is too large: {what}"),
+            ),
+        }
+    }
+}
+
+/// A request's head and its length, if all of it was read.
+///
+/// # Errors
+/// If there is none.
+pub(super) fn take(input: &[u8]) -> Result<Option<(Head, usize)>, Bad> {
+    let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+    let mut parsed = httparse::Request::new(&mut []);
+    let parser = httparse::ParserConfig::default();
+    let length = match parser.parse_request_with_uninit_headers(&mut parsed, input, &mut fields) {
+        Ok(httparse::Status::Complete(length)) if length <= LONGEST => length,
+        Ok(httparse::Status::Partial) if input.len() <= LONGEST => return Ok(None),
+        Ok(_) => return Err(Bad::TooLarge("it is longer than 64 KiB")),
+        Err(httparse::Error::TooManyHeaders) => {
+            return Err(Bad::TooLarge("it has more than 100 fields"));
+        }
+        Err(httparse::Error::Version) => {
+            return Err(Bad::Malformed("its version is not 1.0 or 1.1"));
+        }
+        Err(httparse::Error::Token) if parsed.path.is_none() => {
+            return Err(Bad::Malformed("its first line is none"));
+        }
+        Err(_) => return Err(BAD_FIELD),
+    };
+    Ok(Some((read(&parsed, input, length)?, length)))
+}
+
+fn read(parsed: &httparse::Request<'_, '_>, input: &[u8], length: usize) -> Result<Head, Bad> {
+    // One piece for target and values, of their size, so that a request that waits keeps no buffer.
+    let whole = Bytes::copy_from_slice(&input[..length]);
+    let part = |text: &[u8]| {
+        let start = text.as_ptr() as usize - input.as_ptr() as usize;
+        whole.slice(start..start + text.len())
+    };
+    let mut request = Request::new(());
+    let method = parsed.method.unwrap_or_default().as_bytes();
+    *request.method_mut() =
+        Method::from_bytes(method).map_err(|_| Bad::Malformed("its method is none"))?;
+    let target = part(parsed.path.unwrap_or_default().as_bytes());
+    *request.uri_mut() =
+        Uri::from_maybe_shared(target).map_err(|_| Bad::Malformed("its target is none"))?;
+    let old = parsed.version == Some(0);
+    if old {
+        *request.version_mut() = Version::HTTP_10;
+    }
+    let mut framed = Framed::default();
+    let fields = request.headers_mut();
+    fields.reserve(parsed.headers.len() + ADDED);
+    for parsed in parsed.headers.iter() {
+        let (name, plain) = head::field(parsed).ok_or(BAD_FIELD)?;
+        let value = match plain.is_empty() {
+            true => HeaderValue::from_static(""),
+            false => HeaderValue::from_maybe_shared(part(plain)).map_err(|_| BAD_FIELD)?,
+        };
+        if framed.hears(&name, plain)? {
+            fields.append(name, value);
+        }
+    }
+    let body = framed.body(old, fields)?;
+    // Who reads a length beside a coding sees another end of the body (RFC 9112 section 6.1), so nothing may follow.
+    let clear = !(framed.coded && framed.length.is_some());
+    let kept = !framed.close && clear && (!old || framed.keep_alive);
+    let asked = Asked {
+        to_head: request.method() == Method::HEAD,
+        old,
+        kept,
+    };
+    Ok(Head {
+        request,
+        body,
+        asked,
+        // One of HTTP/1.0 does not know the answer to it (RFC 9110 section 10.1.1).
+        expects: framed.expects && !old,
+    })
+}
+
+/// What a head says of the connection, and of where its body ends.
+#[derive(Debug, Default)]
+struct Framed {
+    close: bool,
+    keep_alive: bool,
+    expects: bool,
+    /// There is a transfer coding.
+    coded: bool,
+    /// The last one is `chunked`.
+    chunked: bool,
+    length: Option<u64>,
+}
+
+impl Framed {
+    /// Takes note of a field; returns whether it is to be kept: a second length of the same value is not.
+    fn hears(&mut self, name: &http::HeaderName, value: &[u8]) -> Result<bool, Bad> {
+        match *name {
+            header::CONNECTION => {
+                for token in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+                    self.close |= token.eq_ignore_ascii_case(b"close");
+                    self.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+            header::TRANSFER_ENCODING => {
+                let last = value.rsplit(|b| *b == b',').next().unwrap_or_default();
+                self.coded = true;
+                self.chunked = last.trim_ascii().eq_ignore_ascii_case(b"chunked");
+            }
+            header::CONTENT_LENGTH => {
+                let length = head::length(value).ok_or(BAD_LENGTH)?;
+                if let Some(before) = self.length.replace(length) {
+                    return match before == length {
+                        true => Ok(false),
+                        false => Err(BAD_LENGTH),
+                    };
+                }
+            }
+            header::EXPECT => self.expects = value.eq_ignore_ascii_case(b"100-continue"),
+            _ => {}
+        }
+        Ok(true)
+    }
+
+    /// Where the body ends (RFC 9112 section 6.3). A length beside a coding goes.
+    fn body(&self, old: bool, fields: &mut HeaderMap) -> Result<Body, Bad> {
+        if !self.coded {
+            return Ok(Body::Length(self.length.unwrap_or_default()));
+        }
+        if old {
+            return Err(Bad::Malformed("it is too old for a transfer coding"));
+        }
+        if !self.chunked {
+            return Err(Bad::Malformed("its last transfer coding is not chunked"));
+        }
+        if self.length.is_some() {
+            fields.remove(header::CONTENT_LENGTH);
+        }
+        Ok(Body::Chunked(Chunks::default()))
+    }
+}
+
+/// Writes an answer's head. Returns how its body is written, and whether another request may follow.
+pub(super) fn write(
+    answer: &Response<Reply>,
+    asked: Asked,
+    date: &[u8],
+    out: &mut Vec<u8>,
+) -> (Framing, bool) {
+    let status = answer.status();
+    let switches = status == StatusCode::SWITCHING_PROTOCOLS;
+    let bare = switches || status == StatusCode::NO_CONTENT;
+    let empty = bare || asked.to_head || status == StatusCode::NOT_MODIFIED;
+    let exact = answer.body().size_hint().exact();
+    let framing = match exact {
+        _ if empty => Framing::Empty,
+        Some(0) => Framing::Empty,
+        Some(length) => Framing::Length(length),
+        None if asked.old => Framing::UntilEnd,
+        None => Framing::Chunked,
+    };
+    write_status(answer, out);
+    let mut told = Told::default();
+    for (name, value) in answer.headers() {
+        let written = match *name {
+            header::CONNECTION if !switches => {
+                told.close |= value.as_bytes().eq_ignore_ascii_case(b"close");
+                false
+            }
+            // An answer without a body may have that of the one which a GET would get.
+            header::CONTENT_LENGTH => {
+                told.length = empty;
+                empty && !bare
+            }
+            header::TRANSFER_ENCODING => false,
+            header::TRAILER => framing == Framing::Chunked,
+            header::DATE => {
+                told.date = true;
+                true
+            }
+            _ => true,
+        };
+        if written {
+            head::write_field(out, name, value);
+        }
+    }
+    match (framing, exact) {
+        (Framing::Chunked, _) => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        (Framing::UntilEnd, _) => {}
+        _ if bare || told.length => {}
+        // Of a HEAD or a 304 this is known only if the answer is the activator's own.
+        (_, Some(0)) if empty => {}
+        // A vector takes all that is written into it.
+        (_, length) => drop(write!(
+            out,
+            "content-length: {}\r\n",
+            length.unwrap_or_default()
+        )),
+    }
+    if !told.date {
+        for part in [b"date: ", date, b"\r\n"] {
+            out.extend_from_slice(part);
+        }
+    }
+    let kept = asked.kept && !told.close && !switches && framing != Framing::UntilEnd;
+    match kept {
+        false if !switches => out.extend_from_slice(b"connection: close\r\n"),
+        true if asked.old => out.extend_from_slice(b"connection: keep-alive\r\n"),
+        _ => {}
+    }
+    out.extend_from_slice(b"\r\n");
+    (framing, kept)
+}
+
+/// What the fields of an answer have told.
+#[derive(Debug, Default)]
+struct Told {
+    close: bool,
+    date: bool,
+    /// The length of what is left out.
+    length: bool,
+}
+
+fn write_status(answer: &Response<Reply>, out: &mut Vec<u8>) {
+    let status = answer.status();
+    let own = answer.extensions().get::<ReasonPhrase>();
+    if status == StatusCode::OK && own.is_none() {
+        out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+        return;
+    }
+    let reason = match own {
+        Some(own) => own.as_bytes(),
+        None => status.canonical_reason().unwrap_or_default().as_bytes(),
+    };
+    let parts = [
+        b"HTTP/1.1 ",
+        status.as_str().as_bytes(),
+        b" ",
+        reason,
+        b"\r\n",
+    ];
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+}

@@ -1,0 +1,381 @@
+//! A client's connection, of which its task and the body of its present request each have a share.
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::Request;
+use http_body::{Frame, SizeHint};
+use parking_lot::{Mutex, MutexGuard};
+use tokio::io::{AsyncRead as _, AsyncWrite, ReadBuf};
+
+use crate::{body::Upload, client::Wire, sender::Failed};
+
+use crate::http1::{
+    Room,
+    message::{Message, Piece},
+};
+
+use super::head::{self, Asked, Bad, Head};
+
+/// Bytes of the first read of a request. They are on the stack, so that a connection without a request, or with one that waits, has no buffer.
+const FIRST_READ: usize = 8 << 10;
+
+/// Most bytes of a body that nobody wants which are read so that the connection can be kept.
+const MOST_DRAINED: usize = 64 << 10;
+
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// A share of a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared(Arc<Mutex<Connection>>);
+
+/// Locked for no longer than a call takes.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// `None` once it has another protocol.
+    wire: Option<Wire>,
+    request: Message,
+    room: Room,
+    /// What is to be written before the body is read, to a client that waits for it.
+    interim: &'static [u8],
+    /// Whether the present request's body is somebody's.
+    uploading: bool,
+    /// Whether nobody is to read any more of it.
+    closed: bool,
+    /// The connection's task, if it waits for the end of that.
+    waits: Option<Waker>,
+}
+
+impl Shared {
+    /// A connection of which `begun` was read already.
+    pub(crate) fn new(wire: Wire, begun: BytesMut) -> Self {
+        let mut request = Message::default();
+        request.input = begun;
+        Self(Arc::new(Mutex::new(Connection {
+            wire: Some(wire),
+            request,
+            room: Room::default(),
+            interim: b"",
+            uploading: false,
+            closed: false,
+            waits: None,
+        })))
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Connection> {
+        self.0.lock()
+    }
+
+    /// The request of a head that was just read, with its body.
+    pub(super) fn request(&self, head: Head) -> (Request<Upload>, Asked) {
+        let mut connection = self.lock();
+        connection.request.begin(head.body);
+        let body = match connection.request.is_ended() {
+            true => Upload::Empty,
+            false => {
+                connection.uploading = true;
+                if head.expects {
+                    connection.interim = CONTINUE;
+                }
+                Upload::Http1(Uploading(Some(self.clone())))
+            }
+        };
+        (head.request.map(|()| body), head.asked)
+    }
+
+    /// Resolves when the client has closed its side of the connection, even when it has sent bytes that nobody has read, as the body of a request that
+    /// is held.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub(crate) async fn gone(&self) -> io::Result<()> {
+        let watched = match &self.lock().wire {
+            Some(wire) => wire.watched()?,
+            None => return Ok(()),
+        };
+        watched.gone().await
+    }
+}
+
+impl Connection {
+    /// The next request's head; `None` if there will be none. `stops` says whether it is no longer waited for.
+    pub(super) fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        stops: impl Fn() -> bool,
+    ) -> Poll<Option<Result<Head, Bad>>> {
+        loop {
+            if self.request.may_have_head() {
+                match head::take(&self.request.input) {
+                    Ok(Some((head, length))) => {
+                        self.request.input.advance(length);
+                        self.tidy();
+                        return Poll::Ready(Some(Ok(head)));
+                    }
+                    Ok(None) => self.request.has_no_head(),
+                    Err(bad) => return Poll::Ready(Some(Err(bad))),
+                }
+            }
+            let mut room = [MaybeUninit::uninit(); FIRST_READ];
+            let mut read = ReadBuf::uninit(&mut room);
+            match self.poll_read(cx, &mut read) {
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(None),
+                Poll::Pending if stops() && self.request.input.is_empty() => {
+                    return Poll::Ready(None);
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+            let read = read.filled();
+            if self.request.input.is_empty() {
+                // Most heads come as a whole, and are never copied into a buffer.
+                match head::take(read) {
+                    Ok(Some((head, length))) => {
+                        self.request.input.extend_from_slice(&read[length..]);
+                        return Poll::Ready(Some(Ok(head)));
+                    }
+                    Ok(None) => {
+                        self.request.input.extend_from_slice(read);
+                        self.request.has_no_head();
+                    }
+                    Err(bad) => return Poll::Ready(Some(Err(bad))),
+                }
+            } else {
+                self.request.input.extend_from_slice(read);
+            }
+        }
+    }
+
+    /// Resolves when the client has gone while its request is answered. What it sends meanwhile is its next request, and is kept; it is not looked at
+    /// any further then.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.uploading || !self.request.is_ended() || !self.request.input.is_empty() {
+            return Poll::Pending;
+        }
+        let mut room = [MaybeUninit::uninit(); FIRST_READ];
+        let mut read = ReadBuf::uninit(&mut room);
+        match ready!(self.poll_read(cx, &mut read)) {
+            Ok(()) if !read.filled().is_empty() => {
+                self.request.input.extend_from_slice(read.filled());
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, read: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.wire {
+            Some(wire) => Pin::new(wire).poll_read(cx, read),
+            None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    /// The answer begins: whoever has waited to be asked for the body is not asked any more. Returns what of that question was begun and must end first.
+    pub(super) fn answers(&mut self) -> &'static [u8] {
+        let interim = std::mem::take(&mut self.interim);
+        if interim.len() < CONTINUE.len() {
+            return interim;
+        }
+        // It may send a body all the same, or not.
+        self.closed = true;
+        b""
+    }
+
+    /// The next piece of the present request's body.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failed>>> {
+        ready!(self.poll_ask(cx))?;
+        loop {
+            match self.request.piece() {
+                Ok(Piece::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Ok(Piece::Trailers(fields)) => {
+                    return Poll::Ready(Some(Ok(Frame::trailers(fields))));
+                }
+                Ok(Piece::End) => return Poll::Ready(None),
+                Ok(Piece::More) if self.closed => return Poll::Ready(Some(Err(Failed::Closed))),
+                Ok(Piece::More) => {}
+                Err(failed) => {
+                    self.closed = true;
+                    return Poll::Ready(Some(Err(failed)));
+                }
+            }
+            if ready!(self.poll_more(cx))? == 0 {
+                self.closed = true;
+            }
+        }
+    }
+
+    /// Asks the client for the body, if it waits for that.
+    fn poll_ask(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let (false, Some(wire)) = (self.interim.is_empty(), &mut self.wire) {
+            let written = ready!(Pin::new(wire).poll_write(cx, self.interim))?;
+            self.interim = &self.interim[written..];
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads more of the body.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        match &mut self.wire {
+            Some(wire) => self.room.poll_read(wire, cx, &mut self.request.input),
+            None => Poll::Ready(Ok(0)),
+        }
+    }
+
+    /// Resolves when nobody has the body any more; whether the next request can be read then, because this one was read to its end.
+    pub(super) fn poll_read_whole(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if self.uploading && !self.closed {
+            self.waits = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let mut drained = 0;
+        while !self.closed && drained <= MOST_DRAINED {
+            match self.poll_frame(cx) {
+                Poll::Ready(None) => break,
+                Poll::Ready(Some(Ok(frame))) => {
+                    drained += frame.data_ref().map_or(0, Bytes::len);
+                }
+                // A client that is slow to send what nobody wants is not waited for.
+                Poll::Ready(Some(Err(_))) | Poll::Pending => self.closed = true,
+            }
+        }
+        self.tidy();
+        Poll::Ready(!self.closed && self.request.is_ended())
+    }
+
+    /// Gives up an empty buffer.
+    fn tidy(&mut self) {
+        if self.request.input.is_empty() {
+            self.request.input = BytesMut::new();
+        }
+    }
+
+    /// Ends the connection so that the client gets all of the answer. Beside what was not read of it the system would throw that away, so the rest is
+    /// read and dropped until the client closes, too (RFC 9112 section 9.6).
+    pub(super) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.closed = true;
+        let read_whole = self.request.is_ended() && self.request.input.is_empty();
+        self.request.input = BytesMut::new();
+        let Some(wire) = &mut self.wire else {
+            return Poll::Ready(Ok(()));
+        };
+        if read_whole && wire.is_silent() {
+            // It is dropped next, which says the same with a system call less.
+            return Poll::Ready(Ok(()));
+        }
+        ready!(Pin::new(&mut *wire).poll_shutdown(cx))?;
+        loop {
+            let mut room = [MaybeUninit::uninit(); FIRST_READ];
+            let mut read = ReadBuf::uninit(&mut room);
+            ready!(Pin::new(&mut *wire).poll_read(cx, &mut read))?;
+            if read.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Takes the connection out for another protocol: the stream, and what was read of it already.
+    pub(super) fn switch(&mut self) -> Option<(Wire, Bytes)> {
+        let begun = std::mem::take(&mut self.request.input);
+        Some((self.wire.take()?, begun.freeze()))
+    }
+}
+
+/// Where answers are written.
+pub(super) struct Writer<'a>(pub(super) &'a Shared);
+
+impl Writer<'_> {
+    fn with<T>(
+        &self,
+        write: impl FnOnce(Pin<&mut Wire>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        match &mut self.0.lock().wire {
+            Some(wire) => write(Pin::new(wire)),
+            None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+}
+
+impl AsyncWrite for Writer<'_> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.with(|wire| wire.poll_write(cx, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.with(|wire| wire.poll_write_vectored(cx, slices))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with(|wire| wire.poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with(|wire| wire.poll_shutdown(cx))
+    }
+}
+
+/// The body of a connection's present request. `None` once it has ended: what comes then is another one's.
+#[derive(Debug)]
+pub(crate) struct Uploading(Option<Shared>);
+
+impl Uploading {
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Failed>>> {
+        let Some(shared) = &self.0 else {
+            return Poll::Ready(None);
+        };
+        let mut connection = shared.lock();
+        let frame = connection.poll_frame(cx);
+        if connection.request.is_ended() {
+            drop(connection);
+            self.end();
+        }
+        frame
+    }
+
+    pub(crate) fn is_ended(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// How much is to come, if that is known.
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Some(shared) => shared.lock().request.size_hint(),
+            None => SizeHint::with_exact(0),
+        }
+    }
+
+    fn end(&mut self) {
+        let Some(shared) = self.0.take() else {
+            return;
+        };
+        let mut connection = shared.lock();
+        connection.uploading = false;
+        let waits = connection.waits.take();
+        drop(connection);
+        if let Some(waits) = waits {
+            waits.wake();
+        }
+    }
+}
+
+impl Drop for Uploading {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
