@@ -21,6 +21,9 @@ use bytes::BytesMut;
 use tokio::io::AsyncRead;
 use tokio_util::io::poll_read_buf;
 
+/// Bytes of the first read of a message. They are on the stack, so that a connection without one, or with one that waits, has no buffer.
+const FIRST_READ: usize = 8 << 10;
+
 /// Bytes of a body that are read at once. Doubled while a body fills it.
 const FIRST_ROOM: usize = 8 << 10;
 

@@ -178,6 +178,10 @@ pub(super) fn is_trailer(name: &HeaderName) -> bool {
 
 /// Takes bytes from the front of the buffer.
 pub(super) fn take(input: &mut BytesMut, count: usize) -> Bytes {
+    if count == input.len() && input.capacity() <= 2 * count {
+        // Nothing is left to keep the buffer for.
+        return std::mem::take(input).freeze();
+    }
     if count > SMALL {
         return input.split_to(count).freeze();
     }

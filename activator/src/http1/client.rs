@@ -4,17 +4,15 @@ mod date;
 mod head;
 mod shared;
 
-use std::{
-    future::poll_fn,
-    pin::pin,
-    task::Poll,
-    time::{Duration, SystemTime},
-};
+use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
 use http::Response;
 use tokio::time::Instant;
 
-use crate::{body::Reply, client::Client, connection::HEADER_TIMEOUT, proxy::Entry, serve::Server};
+use crate::{
+    body::Reply, client::Client, connection::HEADER_TIMEOUT, proxy::Entry, serve::Server,
+    tunnel::Tunnel,
+};
 
 pub(crate) use self::shared::{Shared, Uploading};
 use self::{head::Asked, shared::Writer};
@@ -52,8 +50,8 @@ pub(crate) async fn serve(server: &Server, client: &Client, entry: &Entry, share
         match send(shared, answer, asked).await {
             Some(Sent::Kept) if poll_fn(|cx| shared.lock().poll_read_whole(cx)).await => {}
             Some(Sent::Kept | Sent::Last) => return close(client, shared).await,
-            Some(Sent::Switched(reply)) => {
-                if let (Reply::Switched(tunnel), Some(client)) = (reply, shared.lock().switch()) {
+            Some(Sent::Switched(tunnel)) => {
+                if let Some(client) = shared.lock().switch() {
                     server.proxy.tunnels.open(client, *tunnel);
                 }
                 return;
@@ -79,14 +77,14 @@ enum Sent {
     /// None may.
     Last,
     /// Another protocol follows.
-    Switched(Reply),
+    Switched(Box<Tunnel>),
 }
 
 /// Sends an answer; `None` if that could not be done to its end, so that all that is left to do is to close the connection.
 async fn send(shared: &Shared, answer: Response<Reply>, asked: Asked) -> Option<Sent> {
     let mut out = Vec::with_capacity(HEAD);
     out.extend_from_slice(shared.lock().answers());
-    let (framing, kept) = head::write(&answer, asked, &date::at(SystemTime::now()), &mut out);
+    let (framing, kept) = head::write(&answer, asked, date::now, &mut out);
     let trailers = announced(answer.headers(), framing);
     let mut sending = Sending::new(out, framing, trailers);
     let mut reply = answer.into_body();
@@ -98,7 +96,7 @@ async fn send(shared: &Shared, answer: Response<Reply>, asked: Asked) -> Option<
     );
     sent.await?;
     match reply {
-        Reply::Switched(_) => Some(Sent::Switched(reply)),
+        Reply::Switched(tunnel) => Some(Sent::Switched(tunnel)),
         _ if kept => Some(Sent::Kept),
         _ => Some(Sent::Last),
     }

@@ -1,6 +1,6 @@
 //! A message, as it is taken from what was read. Pure.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::SizeHint;
 
@@ -48,20 +48,74 @@ pub(crate) enum Piece {
     More,
 }
 
+/// What begins with the bytes that were read.
+pub(super) enum Found<T> {
+    /// A head, of so many bytes.
+    Head(T, usize),
+    /// One of so many bytes that means nothing, before another one.
+    Interim(usize),
+    /// Less than a head.
+    Nothing,
+}
+
 impl Message {
-    /// Whether a head may be there as a whole, so that it is not parsed again with every byte that comes.
-    pub(super) fn may_have_head(&self) -> bool {
-        head::may_end(&self.input, self.parsed)
+    /// The head of what was read, if it is there as a whole, as `take` finds it.
+    ///
+    /// # Errors
+    /// Those of `take`.
+    pub(super) fn head<T, E>(
+        &mut self,
+        mut take: impl FnMut(&[u8]) -> Result<Found<T>, E>,
+    ) -> Result<Option<T>, E> {
+        // Not parsed again with every byte that comes.
+        while head::may_end(&self.input, self.parsed) {
+            match take(&self.input)? {
+                Found::Head(head, length) => {
+                    self.advance(length);
+                    return Ok(Some(head));
+                }
+                Found::Interim(length) => self.advance(length),
+                Found::Nothing => break,
+            }
+        }
+        self.parsed = self.input.len();
+        Ok(None)
     }
 
-    /// There is no whole head in what has been read.
-    pub(super) fn has_no_head(&mut self) {
-        self.parsed = self.input.len();
+    /// The same after `read` came. Most heads come as a whole, and are never copied into a buffer.
+    ///
+    /// # Errors
+    /// Those of `take`.
+    pub(super) fn head_with<T, E>(
+        &mut self,
+        read: &[u8],
+        mut take: impl FnMut(&[u8]) -> Result<Found<T>, E>,
+    ) -> Result<Option<T>, E> {
+        if self.input.is_empty()
+            && let Found::Head(head, length) = take(read)?
+        {
+            self.input.extend_from_slice(&read[length..]);
+            return Ok(Some(head));
+        }
+        self.input.extend_from_slice(read);
+        self.head(take)
+    }
+
+    fn advance(&mut self, length: usize) {
+        self.input.advance(length);
+        self.parsed = 0;
+        self.tidy();
+    }
+
+    /// Gives up an empty buffer.
+    pub(super) fn tidy(&mut self) {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
     }
 
     /// The head was taken out, and this is to come of the body.
     pub(super) fn begin(&mut self, body: Body) {
-        self.parsed = 0;
         self.body = body;
     }
 

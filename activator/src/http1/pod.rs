@@ -7,6 +7,8 @@ mod head;
 use std::{
     future::poll_fn,
     io,
+    mem::MaybeUninit,
+    pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -15,6 +17,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::{Frame, SizeHint};
 use tokio::{
+    io::{AsyncRead as _, ReadBuf},
     net::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
@@ -30,7 +33,7 @@ use crate::{
 };
 
 use super::{
-    Room,
+    FIRST_READ, Room,
     head::announced,
     message::{Message, Piece},
     sending::{Sending, Stopped},
@@ -106,7 +109,7 @@ impl Connection {
         if let Some(beside) = self.beside.take() {
             beside.let_go();
         }
-        // An unused connection needs no buffer, and the next request of any will find this one in the processor's cache.
+        // An unused connection needs no buffer.
         self.answer = Message::default();
         self.kept && silent
     }
@@ -177,14 +180,25 @@ impl Connection {
         cx: &mut Context<'_>,
         to_head: bool,
     ) -> Poll<Result<(Response<()>, bool), Failed>> {
-        loop {
-            if let Some(head) = head_of(&mut self.answer, to_head)? {
-                return Poll::Ready(Ok(head));
-            }
-            if ready!(self.poll_read(cx))? == 0 {
-                return Poll::Ready(Err(Failed::Closed));
-            }
-        }
+        let take = |input: &[u8]| head::take(input, to_head);
+        let head = self.answer.head(take)?;
+        let head = match head {
+            Some(head) => head,
+            None => loop {
+                // On the stack: most answers come as a whole, and the connection needs no buffer for them.
+                let mut room = [MaybeUninit::uninit(); FIRST_READ];
+                let mut read = ReadBuf::uninit(&mut room);
+                ready!(Pin::new(&mut self.read).poll_read(cx, &mut read))?;
+                if read.filled().is_empty() {
+                    return Poll::Ready(Err(Failed::Closed));
+                }
+                if let Some(head) = self.answer.head_with(read.filled(), take)? {
+                    break head;
+                }
+            },
+        };
+        self.answer.begin(head.body);
+        Poll::Ready(Ok((head.answer, head.kept)))
     }
 
     /// Reads more; 0 if there is no more.
@@ -263,16 +277,14 @@ fn sending(request: &mut Request<Upload>) -> Sending {
 ///
 /// # Errors
 /// If there is none.
+#[cfg(fuzzing)]
 pub(crate) fn head_of(
     answer: &mut Message,
     to_head: bool,
 ) -> Result<Option<(Response<()>, bool)>, Failed> {
-    if answer.may_have_head()
-        && let Some(head) = head::take(&mut answer.input, to_head)?
-    {
+    let head = answer.head(|input| head::take(input, to_head))?;
+    Ok(head.map(|head| {
         answer.begin(head.body);
-        return Ok(Some((head.answer, head.kept)));
-    }
-    answer.has_no_head();
-    Ok(None)
+        (head.answer, head.kept)
+    }))
 }

@@ -1,6 +1,6 @@
 //! A request's head as a client sends it, and an answer's as a client gets it (RFC 9112). Pure.
 
-use std::{io::Write as _, mem::MaybeUninit};
+use std::mem::MaybeUninit;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
@@ -12,10 +12,11 @@ use crate::{
     body::Reply,
 };
 
+use super::date::Date;
 use crate::http1::{
     chunks::Chunks,
     head::{self, Framing, LONGEST, MOST_FIELDS},
-    message::Body,
+    message::{Body, Found},
 };
 
 /// Fields that the activator adds to a request: its ID, its trace, and four of where it comes from.
@@ -76,17 +77,17 @@ impl From<Bad> for Refusal {
     }
 }
 
-/// A request's head and its length, if all of it was read.
+/// The request's head that begins with `input`.
 ///
 /// # Errors
 /// If there is none.
-pub(super) fn take(input: &[u8]) -> Result<Option<(Head, usize)>, Bad> {
+pub(super) fn take(input: &[u8]) -> Result<Found<Head>, Bad> {
     let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
     let parser = httparse::ParserConfig::default();
     let length = match parser.parse_request_with_uninit_headers(&mut parsed, input, &mut fields) {
         Ok(httparse::Status::Complete(length)) if length <= LONGEST => length,
-        Ok(httparse::Status::Partial) if input.len() <= LONGEST => return Ok(None),
+        Ok(httparse::Status::Partial) if input.len() <= LONGEST => return Ok(Found::Nothing),
         Ok(_) => return Err(Bad::TooLarge("it is longer than 64 KiB")),
         Err(httparse::Error::TooManyHeaders) => {
             return Err(Bad::TooLarge("it has more than 100 fields"));
@@ -99,7 +100,7 @@ pub(super) fn take(input: &[u8]) -> Result<Option<(Head, usize)>, Bad> {
         }
         Err(_) => return Err(BAD_FIELD),
     };
-    Ok(Some((read(&parsed, input, length)?, length)))
+    Ok(Found::Head(read(&parsed, input, length)?, length))
 }
 
 fn read(parsed: &httparse::Request<'_, '_>, input: &[u8], length: usize) -> Result<Head, Bad> {
@@ -216,7 +217,7 @@ impl Framed {
 pub(super) fn write(
     answer: &Response<Reply>,
     asked: Asked,
-    date: &[u8],
+    date: impl FnOnce() -> Date,
     out: &mut Vec<u8>,
 ) -> (Framing, bool) {
     let status = answer.status();
@@ -262,17 +263,12 @@ pub(super) fn write(
         _ if bare || told.length => {}
         // Of a HEAD or a 304 this is known only if the answer is the activator's own.
         (_, Some(0)) if empty => {}
-        // A vector takes all that is written into it.
-        (_, length) => drop(write!(
-            out,
-            "content-length: {}\r\n",
-            length.unwrap_or_default()
-        )),
+        (_, length) => head::write_length(out, length.unwrap_or_default()),
     }
     if !told.date {
-        for part in [b"date: ", date, b"\r\n"] {
-            out.extend_from_slice(part);
-        }
+        out.extend_from_slice(b"date: ");
+        out.extend_from_slice(&date());
+        out.extend_from_slice(b"\r\n");
     }
     let kept = asked.kept && !told.close && !switches && framing != Framing::UntilEnd;
     match kept {

@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::Request;
 use http_body::{Frame, SizeHint};
 use parking_lot::{Mutex, MutexGuard};
@@ -17,14 +17,11 @@ use tokio::io::{AsyncRead as _, AsyncWrite, ReadBuf};
 use crate::{body::Upload, client::Wire, sender::Failed};
 
 use crate::http1::{
-    Room,
+    FIRST_READ, Room,
     message::{Message, Piece},
 };
 
 use super::head::{self, Asked, Bad, Head};
-
-/// Bytes of the first read of a request. They are on the stack, so that a connection without a request, or with one that waits, has no buffer.
-const FIRST_READ: usize = 8 << 10;
 
 /// Most bytes of a body that nobody wants which are read so that the connection can be kept.
 const MOST_DRAINED: usize = 64 << 10;
@@ -110,44 +107,25 @@ impl Connection {
         cx: &mut Context<'_>,
         stops: impl Fn() -> bool,
     ) -> Poll<Option<Result<Head, Bad>>> {
+        match self.request.head(head::take) {
+            Ok(None) => {}
+            Ok(Some(head)) => return Poll::Ready(Some(Ok(head))),
+            Err(bad) => return Poll::Ready(Some(Err(bad))),
+        }
         loop {
-            if self.request.may_have_head() {
-                match head::take(&self.request.input) {
-                    Ok(Some((head, length))) => {
-                        self.request.input.advance(length);
-                        self.tidy();
-                        return Poll::Ready(Some(Ok(head)));
-                    }
-                    Ok(None) => self.request.has_no_head(),
-                    Err(bad) => return Poll::Ready(Some(Err(bad))),
-                }
-            }
             let mut room = [MaybeUninit::uninit(); FIRST_READ];
             let mut read = ReadBuf::uninit(&mut room);
             match self.poll_read(cx, &mut read) {
                 Poll::Ready(Ok(())) if !read.filled().is_empty() => {}
-                Poll::Ready(_) => return Poll::Ready(None),
-                Poll::Pending if stops() && self.request.input.is_empty() => {
-                    return Poll::Ready(None);
+                Poll::Pending if !(stops() && self.request.input.is_empty()) => {
+                    return Poll::Pending;
                 }
-                Poll::Pending => return Poll::Pending,
+                _ => return Poll::Ready(None),
             }
-            let read = read.filled();
-            if self.request.input.is_empty() {
-                // Most heads come as a whole, and are never copied into a buffer.
-                match head::take(read) {
-                    Ok(Some((head, length))) => {
-                        self.request.input.extend_from_slice(&read[length..]);
-                        return Poll::Ready(Some(Ok(head)));
-                    }
-                    Ok(None) => {
-                        self.request.input.extend_from_slice(read);
-                        self.request.has_no_head();
-                    }
-                    Err(bad) => return Poll::Ready(Some(Err(bad))),
-                }
-            } else {
-                self.request.input.extend_from_slice(read);
+            match self.request.head_with(read.filled(), head::take) {
+                Ok(None) => {}
+                Ok(Some(head)) => return Poll::Ready(Some(Ok(head))),
+                Err(bad) => return Poll::Ready(Some(Err(bad))),
             }
         }
     }
@@ -244,15 +222,8 @@ impl Connection {
                 Poll::Ready(Some(Err(_))) | Poll::Pending => self.closed = true,
             }
         }
-        self.tidy();
+        self.request.tidy();
         Poll::Ready(!self.closed && self.request.is_ended())
-    }
-
-    /// Gives up an empty buffer.
-    fn tidy(&mut self) {
-        if self.request.input.is_empty() {
-            self.request.input = BytesMut::new();
-        }
     }
 
     /// Ends the connection so that the client gets all of the answer. Beside what was not read of it the system would throw that away, so the rest is

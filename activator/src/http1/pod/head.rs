@@ -1,8 +1,8 @@
 //! A request's head as a pod gets it, and an answer's as a pod sends it (RFC 9112). Pure.
 
-use std::{io::Write as _, mem::MaybeUninit};
+use std::mem::MaybeUninit;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use hyper::ext::ReasonPhrase;
@@ -12,7 +12,7 @@ use crate::{body::Upload, headers, sender::Failed};
 use crate::http1::{
     chunks::Chunks,
     head::{self, Framing, LONGEST, MOST_FIELDS},
-    message::Body,
+    message::{Body, Found},
 };
 
 /// Fields that the activator adds to an answer: its ID, and what became of the request's time.
@@ -29,33 +29,28 @@ pub(super) struct Head {
     pub(super) kept: bool,
 }
 
-/// Takes an answer's head from what was read, and interim ones before it; `None` if it is not there as a whole. `to_head`: the request was a HEAD.
-pub(super) fn take(input: &mut BytesMut, to_head: bool) -> Result<Option<Head>, Failed> {
-    loop {
-        let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
-        let mut parsed = httparse::Response::new(&mut []);
-        let parser = httparse::ParserConfig::default();
-        let length =
-            match parser.parse_response_with_uninit_headers(&mut parsed, input, &mut fields) {
-                Ok(httparse::Status::Complete(length)) if length <= LONGEST => length,
-                Ok(httparse::Status::Partial) if input.len() <= LONGEST => return Ok(None),
-                Ok(_) => return Err(Failed::Malformed("its head is longer than 64 KiB")),
-                Err(httparse::Error::TooManyHeaders) => {
-                    return Err(Failed::Malformed("it has more than 100 fields"));
-                }
-                Err(_) => return Err(Failed::Malformed("its head is malformed")),
-            };
-        let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
-        let status = status.ok_or(Failed::Malformed("it has no valid status"))?;
-        // What comes before the answer is between the pod and us.
-        if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
-            input.advance(length);
-            continue;
+/// The head that begins with `input`. `to_head`: the request was a HEAD.
+pub(super) fn take(input: &[u8], to_head: bool) -> Result<Found<Head>, Failed> {
+    let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let parser = httparse::ParserConfig::default();
+    let length = match parser.parse_response_with_uninit_headers(&mut parsed, input, &mut fields) {
+        Ok(httparse::Status::Complete(length)) if length <= LONGEST => length,
+        Ok(httparse::Status::Partial) if input.len() <= LONGEST => return Ok(Found::Nothing),
+        Ok(_) => return Err(Failed::Malformed("its head is longer than 64 KiB")),
+        Err(httparse::Error::TooManyHeaders) => {
+            return Err(Failed::Malformed("it has more than 100 fields"));
         }
-        let head = read(&parsed, status, input, length, to_head)?;
-        input.advance(length);
-        return Ok(Some(head));
+        Err(_) => return Err(Failed::Malformed("its head is malformed")),
+    };
+    let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
+    let status = status.ok_or(Failed::Malformed("it has no valid status"))?;
+    // What comes before the answer is between the pod and us.
+    if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(Found::Interim(length));
     }
+    let head = read(&parsed, status, input, length, to_head)?;
+    Ok(Found::Head(head, length))
 }
 
 fn read(
@@ -97,11 +92,13 @@ fn read(
         headers::strip_hop_by_hop(fields);
     }
     let both = hop.chunked && hop.length.is_some();
-    if let Some(length) = hop.length.filter(|_| hop.wrong.is_none() && !both) {
+    let bodiless = switches || to_head || is_empty(status);
+    // That of a body is told with the body.
+    if bodiless && let Some(length) = hop.length.filter(|_| hop.wrong.is_none() && !both) {
         fields.insert(header::CONTENT_LENGTH, length.into());
     }
     let old = parsed.version == Some(0);
-    let body = match switches || to_head || is_empty(status) {
+    let body = match bodiless {
         true => Body::Length(0),
         false => hop.body(old)?,
     };
@@ -204,9 +201,10 @@ pub(super) fn write(request: &Request<Upload>, out: &mut Vec<u8>) -> Framing {
     } else {
         " /"
     };
-    for part in [request.method().as_str(), slash, target, " HTTP/1.1\r\n"] {
+    for part in [request.method().as_str(), slash, target] {
         out.extend_from_slice(part.as_bytes());
     }
+    out.extend_from_slice(b" HTTP/1.1\r\n");
     for (name, value) in request.headers() {
         let framed = framing != Framing::Empty && *name == header::CONTENT_LENGTH;
         if !framed {
@@ -215,8 +213,7 @@ pub(super) fn write(request: &Request<Upload>, out: &mut Vec<u8>) -> Framing {
     }
     match framing {
         Framing::Empty | Framing::UntilEnd => {}
-        // A vector takes all that is written into it.
-        Framing::Length(length) => drop(write!(out, "content-length: {length}\r\n")),
+        Framing::Length(length) => head::write_length(out, length),
         Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
     }
     out.extend_from_slice(b"\r\n");
