@@ -48,8 +48,13 @@ pub(crate) async fn serve(server: &Server, client: &Client, entry: &Entry, share
             client.deadline.set(Instant::now() + HEADER_TIMEOUT);
         }
         match send(shared, answer, asked).await {
-            Some(Sent::Kept) if poll_fn(|cx| shared.lock().poll_read_whole(cx)).await => {}
-            Some(Sent::Kept | Sent::Last) => return close(client, shared).await,
+            Some(Sent::Whole { kept }) => {
+                // Some pods answer first and read then.
+                let read_whole = poll_fn(|cx| shared.lock().poll_read_whole(cx)).await;
+                if !(kept && read_whole) {
+                    return close(client, shared).await;
+                }
+            }
             Some(Sent::Switched(tunnel)) => {
                 if let Some(client) = shared.lock().switch() {
                     server.proxy.tunnels.open(client, *tunnel);
@@ -72,10 +77,8 @@ async fn close(client: &Client, shared: &Shared) {
 
 /// How an answer was sent.
 enum Sent {
-    /// Another request may follow.
-    Kept,
-    /// None may.
-    Last,
+    /// Whole. `kept`: another request may follow.
+    Whole { kept: bool },
     /// Another protocol follows.
     Switched(Box<Tunnel>),
 }
@@ -85,7 +88,10 @@ async fn send(shared: &Shared, answer: Response<Reply>, asked: Asked) -> Option<
     let mut out = Vec::with_capacity(HEAD);
     out.extend_from_slice(shared.lock().answers());
     let (framing, kept) = head::write(&answer, asked, date::now, &mut out);
-    let trailers = announced(answer.headers(), framing);
+    let trailers = match asked.trailers {
+        true => announced(answer.headers(), framing),
+        false => Vec::new(),
+    };
     let mut sending = Sending::new(out, framing, trailers);
     let mut reply = answer.into_body();
     let sent = poll_fn(
@@ -97,7 +103,6 @@ async fn send(shared: &Shared, answer: Response<Reply>, asked: Asked) -> Option<
     sent.await?;
     match reply {
         Reply::Switched(tunnel) => Some(Sent::Switched(tunnel)),
-        _ if kept => Some(Sent::Kept),
-        _ => Some(Sent::Last),
+        _ => Some(Sent::Whole { kept }),
     }
 }

@@ -113,6 +113,8 @@ impl Sending {
                 }
             }
             if self.is_written() {
+                // What protects a stream may have kept some of it.
+                ready!(Pin::new(&mut *stream).poll_flush(cx))?;
                 return match self.whole {
                     true => Poll::Ready(Ok(())),
                     false => Poll::Pending,
@@ -217,5 +219,71 @@ impl Sending {
     /// Whether more is to be sent.
     pub(super) fn goes_on(&self) -> bool {
         self.error.is_none() && !self.is_done()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a failed step is a failed test
+mod tests {
+    use std::future::poll_fn;
+
+    use http::{HeaderValue, header};
+    use http_body_util::{BodyExt as _, Full};
+    use tokio::io::BufWriter;
+
+    use super::*;
+
+    /// What is written of a body. The stream keeps all of it until it is flushed.
+    async fn written<B: Body<Data = Bytes> + Unpin>(
+        framing: Framing,
+        trailers: &[HeaderName],
+        mut body: B,
+    ) -> Result<String, Stopped> {
+        let mut sending = Sending::new(b"head ".to_vec(), framing, trailers.to_vec());
+        let mut stream = BufWriter::with_capacity(1 << 20, Vec::new());
+        poll_fn(|cx| sending.poll(&mut stream, &mut body, cx)).await?;
+        assert!(sending.is_done());
+        Ok(String::from_utf8(stream.into_inner()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_body_is_written_as_its_head_says() {
+        let body = || Full::new(Bytes::from_static(b"four"));
+        for (framing, meant) in [
+            (Framing::Length(4), "head four"),
+            (Framing::UntilEnd, "head four"),
+            (Framing::Chunked, "head 4\r\nfour\r\n0\r\n\r\n"),
+            (Framing::Empty, "head "),
+        ] {
+            assert_eq!(written(framing, &[], body()).await.unwrap(), meant);
+        }
+        for length in [3, 5] {
+            let other = written(Framing::Length(length), &[], body()).await;
+            assert!(matches!(other, Err(Stopped::Body)), "{length}");
+        }
+        let large = "x".repeat(SMALL + 1);
+        let sent = written(Framing::Chunked, &[], Full::new(Bytes::from(large.clone()))).await;
+        assert_eq!(sent.unwrap(), format!("head 401\r\n{large}\r\n0\r\n\r\n"));
+    }
+
+    #[tokio::test]
+    async fn fields_after_a_body_are_sent_if_they_were_announced() {
+        let sum = HeaderName::from_static("x-sum");
+        let body = || {
+            let fields = [("x-sum", "1"), ("x-other", "2"), ("content-length", "3")];
+            let fields = fields.map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            });
+            let fields = HeaderMap::from_iter(fields);
+            Full::new(Bytes::from_static(b"four")).with_trailers(async { Some(Ok(fields)) })
+        };
+        let both = [sum, header::CONTENT_LENGTH];
+        let sent = written(Framing::Chunked, &both, Box::pin(body())).await;
+        assert_eq!(sent.unwrap(), "head 4\r\nfour\r\n0\r\nx-sum: 1\r\n\r\n");
+        let sent = written(Framing::Length(4), &both, Box::pin(body())).await;
+        assert_eq!(sent.unwrap(), "head four");
     }
 }

@@ -199,6 +199,12 @@ const LARGE: usize = 8 << 20;
 
 #[tokio::test]
 async fn a_pod_that_answers_first_gets_the_whole_request() {
+    for field in ["Connection: keep-alive", "Connection: close"] {
+        answers_first(field).await;
+    }
+}
+
+async fn answers_first(field: &str) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let world = serving_at(World::new().await, listener.local_addr().unwrap()).await;
     let pod = tokio::spawn(async move {
@@ -222,7 +228,9 @@ async fn a_pod_that_answers_first_gets_the_whole_request() {
         stream.read_exact(&mut body).await.map(|read| (read, body))
     });
     let mut raw = Raw::connect(world.address).await;
-    let head = format!("POST / HTTP/1.1\r\nHost: hello.shop\r\nContent-Length: {LARGE}\r\n\r\n");
+    let head = format!(
+        "POST / HTTP/1.1\r\nHost: hello.shop\r\nContent-Length: {LARGE}\r\n{field}\r\n\r\n"
+    );
     raw.write(&head).await;
     raw.write(&"x".repeat(LARGE / 2)).await;
     assert!(raw.read_to("\r\n\r\nok").await.starts_with("HTTP/1.1 200"));

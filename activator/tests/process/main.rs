@@ -3,6 +3,7 @@
 
 mod access;
 mod answers;
+mod clients;
 mod control;
 mod drain;
 mod edges;

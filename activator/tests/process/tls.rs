@@ -299,6 +299,33 @@ async fn an_upgrade_carries_bytes_both_ways_over_tls() {
 }
 
 #[tokio::test]
+async fn a_large_answer_comes_whole_to_a_client_that_reads_slowly() {
+    const LARGE: usize = 8 << 20;
+    let (world, issued, _backend) = serving().await;
+    let stream = issued.connect(world.activator.gateway, HOSTS[0]).await;
+    let (mut read, mut write) = tokio::io::split(stream);
+    let writing = async {
+        let head = format!("POST /echo HTTP/1.1\r\nHost: {}\r\n", HOSTS[0]);
+        let head = format!("{head}Content-Length: {LARGE}\r\n\r\n");
+        write.write_all(head.as_bytes()).await.unwrap();
+        write.write_all(&vec![b'x'; LARGE]).await.unwrap();
+        write.flush().await.unwrap();
+    };
+    let reading = async {
+        let (mut count, mut buffer) = (0, vec![0; 64 << 10]);
+        // The connection stays open, so that nothing but the answer itself brings its last bytes.
+        while count < LARGE {
+            // A pause, so that the way to here is full all the time.
+            tokio::time::sleep(Duration::from_micros(200)).await;
+            let read = read.read(&mut buffer).await.unwrap();
+            count += buffer[..read].iter().filter(|byte| **byte == b'x').count();
+        }
+    };
+    let both = async { tokio::join!(writing, reading) };
+    tokio::time::timeout(SOON, both).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_stopping_activator_says_goodbye() {
     let (world, issued, backend) = serving().await;
     let mut idle = issued.connect(world.activator.gateway, "a.example").await;

@@ -6,7 +6,7 @@ mod servers;
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
@@ -62,7 +62,8 @@ pub(super) async fn run(rounds: usize, only: &str, beside: Option<&Path>) -> Res
         let mut costs = vec![Vec::new(); servers.proxies.len()];
         for _ in 0..rounds {
             for (index, proxy) in servers.proxies.iter().enumerate() {
-                costs[index].push(cost(proxy, work).await?);
+                let cost = cost(proxy, work).await;
+                costs[index].push(cost.with_context(|| format!("through {}", proxy.name))?);
             }
         }
         let medians: Vec<Cost> = costs.into_iter().map(median).collect();

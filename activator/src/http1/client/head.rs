@@ -42,6 +42,8 @@ pub(super) struct Asked {
     pub(super) to_head: bool,
     /// It was one of HTTP/1.0, whose clients know no chunks.
     pub(super) old: bool,
+    /// Its client takes fields after a body.
+    pub(super) trailers: bool,
     /// Another request may follow on the connection.
     pub(super) kept: bool,
 }
@@ -51,6 +53,7 @@ impl Asked {
     pub(super) const NOTHING: Self = Self {
         to_head: false,
         old: false,
+        trailers: false,
         kept: false,
     };
 }
@@ -141,6 +144,7 @@ fn read(parsed: &httparse::Request<'_, '_>, input: &[u8], length: usize) -> Resu
     let asked = Asked {
         to_head: request.method() == Method::HEAD,
         old,
+        trailers: framed.trailers,
         kept,
     };
     Ok(Head {
@@ -158,6 +162,7 @@ struct Framed {
     close: bool,
     keep_alive: bool,
     expects: bool,
+    trailers: bool,
     /// There is a transfer coding.
     coded: bool,
     /// The last one is `chunked`.
@@ -188,6 +193,10 @@ impl Framed {
                         false => Err(BAD_LENGTH),
                     };
                 }
+            }
+            header::TE => {
+                let mut codings = value.split(|b| *b == b',').map(<[u8]>::trim_ascii);
+                self.trailers |= codings.any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
             }
             header::EXPECT => self.expects = value.eq_ignore_ascii_case(b"100-continue"),
             _ => {}
@@ -246,7 +255,7 @@ pub(super) fn write(
                 empty && !bare
             }
             header::TRANSFER_ENCODING => false,
-            header::TRAILER => framing == Framing::Chunked,
+            header::TRAILER => framing == Framing::Chunked && asked.trailers,
             header::DATE => {
                 told.date = true;
                 true
@@ -309,5 +318,231 @@ fn write_status(answer: &Response<Reply>, out: &mut Vec<u8>) {
     ];
     for part in parts {
         out.extend_from_slice(part);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a failed step is a failed test
+mod tests {
+    use super::*;
+
+    fn head(text: &str) -> Result<Head, Bad> {
+        match take(text.as_bytes())? {
+            Found::Head(head, length) if length == text.len() => Ok(head),
+            _ => panic!("{text:?} has no whole head"),
+        }
+    }
+
+    #[test]
+    fn a_head_tells_where_its_body_ends_and_whether_more_may_follow() {
+        for (fields, meant) in [
+            ("GET / HTTP/1.1\r\n", (Some(0), true)),
+            (
+                "GET / HTTP/1.1\r\nConnection: x, Close\r\n",
+                (Some(0), false),
+            ),
+            ("GET / HTTP/1.0\r\n", (Some(0), false)),
+            (
+                "GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n",
+                (Some(0), true),
+            ),
+            (
+                "GET / HTTP/1.1\r\nConnection: close\r\nConnection: keep-alive\r\n",
+                (Some(0), false),
+            ),
+            ("POST / HTTP/1.1\r\nContent-Length: 3\r\n", (Some(3), true)),
+            (
+                "POST / HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 03\r\n",
+                (Some(3), true),
+            ),
+            (
+                "POST / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n",
+                (None, true),
+            ),
+            (
+                "POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n",
+                (None, false),
+            ),
+        ] {
+            let head = head(&format!("{fields}\r\n")).unwrap();
+            let length = match head.body {
+                Body::Length(length) => Some(length),
+                _ => None,
+            };
+            assert_eq!((length, head.asked.kept), meant, "{fields}");
+            let lengths = head.request.headers().get_all(header::CONTENT_LENGTH);
+            assert_eq!(
+                lengths.iter().count(),
+                usize::from(length > Some(0)),
+                "{fields}"
+            );
+        }
+        for bad in [
+            "POST / HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 4\r\n",
+            "POST / HTTP/1.1\r\nContent-Length: 3, 3\r\n",
+            "POST / HTTP/1.1\r\nContent-Length:\r\n",
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked, gzip\r\n",
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
+            "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n",
+            "GET /\u{1} HTTP/1.1\r\n",
+            "GET / HTTP/1.1\r\n X: 1\r\n",
+        ] {
+            assert!(
+                matches!(head(&format!("{bad}\r\n")), Err(Bad::Malformed(_))),
+                "{bad}"
+            );
+        }
+    }
+
+    const ASKED: Asked = Asked {
+        kept: true,
+        ..Asked::NOTHING
+    };
+
+    fn written(
+        answer: http::response::Builder,
+        reply: Reply,
+        asked: Asked,
+    ) -> (String, Framing, bool) {
+        let mut out = Vec::new();
+        let answer = answer.body(reply).unwrap();
+        let (framing, kept) = write(
+            &answer,
+            asked,
+            || *b"Sun, 06 Nov 1994 08:49:37 GMT",
+            &mut out,
+        );
+        let text = String::from_utf8(out).unwrap();
+        (
+            text.replace("date: Sun, 06 Nov 1994 08:49:37 GMT\r\n", ""),
+            framing,
+            kept,
+        )
+    }
+
+    fn text() -> Reply {
+        Reply::text(Bytes::from_static(b"four"))
+    }
+
+    #[test]
+    #[expect(clippy::too_many_lines, reason = "it is a table")]
+    fn an_answers_head_says_what_its_client_can_make_use_of() {
+        let ok = Response::builder;
+        let status = |status: u16| Response::builder().status(status);
+        let to_head = Asked {
+            to_head: true,
+            ..ASKED
+        };
+        let old = Asked { old: true, ..ASKED };
+        let four = Framing::Length(4);
+        for (answer, reply, asked, meant) in [
+            (
+                ok(),
+                text(),
+                ASKED,
+                ("200 OK\r\ncontent-length: 4\r\n", four, true),
+            ),
+            (
+                ok(),
+                Reply::none(),
+                ASKED,
+                ("200 OK\r\ncontent-length: 0\r\n", Framing::Empty, true),
+            ),
+            // What another field says of the length does not count.
+            (
+                ok().header("content-length", "7")
+                    .header("transfer-encoding", "x")
+                    .header("trailer", "y"),
+                text(),
+                ASKED,
+                ("200 OK\r\ncontent-length: 4\r\n", four, true),
+            ),
+            (
+                ok(),
+                text(),
+                to_head,
+                ("200 OK\r\ncontent-length: 4\r\n", Framing::Empty, true),
+            ),
+            (
+                ok().header("content-length", "7"),
+                Reply::none(),
+                to_head,
+                ("200 OK\r\ncontent-length: 7\r\n", Framing::Empty, true),
+            ),
+            (
+                ok(),
+                Reply::none(),
+                to_head,
+                ("200 OK\r\n", Framing::Empty, true),
+            ),
+            (
+                status(304).header("content-length", "7"),
+                Reply::none(),
+                ASKED,
+                (
+                    "304 Not Modified\r\ncontent-length: 7\r\n",
+                    Framing::Empty,
+                    true,
+                ),
+            ),
+            (
+                status(204).header("content-length", "7"),
+                Reply::none(),
+                ASKED,
+                ("204 No Content\r\n", Framing::Empty, true),
+            ),
+            (
+                status(404).header("connection", "close"),
+                text(),
+                ASKED,
+                (
+                    "404 Not Found\r\ncontent-length: 4\r\nconnection: close\r\n",
+                    four,
+                    false,
+                ),
+            ),
+            (
+                ok(),
+                text(),
+                Asked::NOTHING,
+                (
+                    "200 OK\r\ncontent-length: 4\r\nconnection: close\r\n",
+                    four,
+                    false,
+                ),
+            ),
+            (
+                ok(),
+                text(),
+                old,
+                (
+                    "200 OK\r\ncontent-length: 4\r\nconnection: keep-alive\r\n",
+                    four,
+                    true,
+                ),
+            ),
+            (
+                status(101)
+                    .header("connection", "upgrade")
+                    .header("upgrade", "echo"),
+                Reply::none(),
+                ASKED,
+                (
+                    "101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n",
+                    Framing::Empty,
+                    false,
+                ),
+            ),
+            (
+                status(799),
+                Reply::none(),
+                ASKED,
+                ("799 \r\ncontent-length: 0\r\n", Framing::Empty, true),
+            ),
+        ] {
+            let (head, framing, kept) = meant;
+            let head = format!("HTTP/1.1 {head}\r\n");
+            assert_eq!(written(answer, reply, asked), (head, framing, kept));
+        }
     }
 }

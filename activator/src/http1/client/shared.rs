@@ -46,7 +46,7 @@ pub(super) struct Connection {
     /// Whether nobody is to read any more of it.
     closed: bool,
     /// The connection's task, if it waits for the end of that.
-    waits: Option<Waker>,
+    serving: Option<Waker>,
 }
 
 impl Shared {
@@ -61,7 +61,7 @@ impl Shared {
             interim: b"",
             uploading: false,
             closed: false,
-            waits: None,
+            serving: None,
         })))
     }
 
@@ -133,7 +133,11 @@ impl Connection {
     /// Resolves when the client has gone while its request is answered. What it sends meanwhile is its next request, and is kept; it is not looked at
     /// any further then.
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.uploading || !self.request.is_ended() || !self.request.input.is_empty() {
+        if self.uploading {
+            self.serving = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        if !self.request.is_ended() || !self.request.input.is_empty() {
             return Poll::Pending;
         }
         let mut room = [MaybeUninit::uninit(); FIRST_READ];
@@ -190,11 +194,14 @@ impl Connection {
 
     /// Asks the client for the body, if it waits for that.
     fn poll_ask(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let (false, Some(wire)) = (self.interim.is_empty(), &mut self.wire) {
-            let written = ready!(Pin::new(wire).poll_write(cx, self.interim))?;
+        let (false, Some(wire)) = (self.interim.is_empty(), &mut self.wire) else {
+            return Poll::Ready(Ok(()));
+        };
+        while !self.interim.is_empty() {
+            let written = ready!(Pin::new(&mut *wire).poll_write(cx, self.interim))?;
             self.interim = &self.interim[written..];
         }
-        Poll::Ready(Ok(()))
+        Pin::new(wire).poll_flush(cx)
     }
 
     /// Reads more of the body.
@@ -208,7 +215,7 @@ impl Connection {
     /// Resolves when nobody has the body any more; whether the next request can be read then, because this one was read to its end.
     pub(super) fn poll_read_whole(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if self.uploading && !self.closed {
-            self.waits = Some(cx.waker().clone());
+            self.serving = Some(cx.waker().clone());
             return Poll::Pending;
         }
         let mut drained = 0;
@@ -337,10 +344,10 @@ impl Uploading {
         };
         let mut connection = shared.lock();
         connection.uploading = false;
-        let waits = connection.waits.take();
+        let serving = connection.serving.take();
         drop(connection);
-        if let Some(waits) = waits {
-            waits.wake();
+        if let Some(serving) = serving {
+            serving.wake();
         }
     }
 }

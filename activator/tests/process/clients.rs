@@ -1,0 +1,169 @@
+//! What clients of HTTP/1.1 may do, and what they get (RFC 9112).
+
+use tokio::io::AsyncWriteExt as _;
+
+use crate::support::{
+    client::Raw,
+    world::{World, serving},
+};
+
+/// A body that fits in no buffer on its way.
+const LARGE: usize = 8 << 20;
+
+/// What clients send, how many answers of 200 they get, and the bodies in them.
+const ROWS: &[(&str, usize, &str)] = &[
+    (
+        "GET /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        1,
+        "",
+    ),
+    (
+        "\r\n\r\nGET /echo HTTP/1.1\nHost: a\nConnection: close\n\n",
+        1,
+        "",
+    ),
+    (
+        "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbody",
+        1,
+        "body",
+    ),
+    (
+        "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n1;x=y\r\nb\r\n3\r\nody\r\n0\r\nX-Sum: 1\r\n\r\n",
+        1,
+        "body",
+    ),
+    (
+        "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nonPOST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: close\r\n\r\ntw",
+        2,
+        "ontw",
+    ),
+    (
+        "GET /echo HTTP/1.1\r\nHost: a\r\n\r\nGET /echo HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET /echo HTTP/1.0\r\n\r\n",
+        3,
+        "",
+    ),
+];
+
+/// The bodies of answers that tell their length, one behind the other.
+fn bodies(mut answers: &str) -> String {
+    let mut all = String::new();
+    while let Some((head, rest)) = answers.split_once("\r\n\r\n") {
+        let length = head.split_once("content-length: ").map_or("0", |(_, l)| l);
+        let length = length.split("\r\n").next().unwrap().parse().unwrap();
+        let (body, rest) = rest.split_at(length);
+        all += body;
+        answers = rest;
+    }
+    all
+}
+
+#[tokio::test]
+async fn requests_are_read_alike_however_they_come() {
+    let (world, _backend) = serving().await;
+    for (sent, count, meant) in ROWS {
+        for piece in [sent.len(), 1, 7] {
+            let mut raw = Raw::connect(world.address).await;
+            raw.0.set_nodelay(true).unwrap();
+            for bytes in sent.as_bytes().chunks(piece) {
+                raw.0.write_all(bytes).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            let answers = raw.read_all().await;
+            let good = answers.matches("HTTP/1.1 200 OK\r\n").count();
+            assert_eq!(
+                (good, &*bodies(&answers)),
+                (*count, *meant),
+                "{sent} by {piece}: {answers}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_told_why() {
+    let (world, backend) = serving().await;
+    let long = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
+        "x".repeat(70_000)
+    );
+    let many = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n",
+        "X: 1\r\n".repeat(100)
+    );
+    for (sent, status, reason, why) in [
+        (
+            "hello there\r\n\r\n",
+            400,
+            "bad-request",
+            "its first line is none",
+        ),
+        (
+            "GET / HTTP/3.0\r\n\r\n",
+            400,
+            "bad-request",
+            "its version is not",
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nX Y: 1\r\n\r\n",
+            400,
+            "bad-request",
+            "a field",
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+            400,
+            "bad-request",
+            "Content-Length",
+        ),
+        (&*long, 431, "head-too-large", "longer than 64 KiB"),
+        (&*many, 431, "head-too-large", "more than 100 fields"),
+    ] {
+        let mut raw = Raw::connect(world.address).await;
+        raw.write(sent).await;
+        let answer = raw.read_all().await;
+        let told = [
+            format!("HTTP/1.1 {status} "),
+            format!("\r\nx-ebb-reason: {reason}\r\n"),
+            "\r\nconnection: close\r\n".to_owned(),
+            "\r\nx-request-id: ".to_owned(),
+            "\r\ndate: ".to_owned(),
+            why.to_owned(),
+        ];
+        for told in told {
+            assert!(answer.contains(&told), "{told:?} is not in {answer}");
+        }
+    }
+    assert!(backend.seen().is_empty());
+    let refused = r#"ebb_activator_requests_total{code_class="4xx",reason="head-too-large"}"#;
+    world.metric_is(refused, 2.0).await;
+}
+
+#[tokio::test]
+async fn an_answer_before_the_end_of_a_body_reaches_the_client() {
+    let world = World::new().await;
+    let mut raw = Raw::connect(world.activator.gateway).await;
+    let head = format!("POST / HTTP/1.1\r\nHost: nobody\r\nContent-Length: {LARGE}\r\n\r\n");
+    raw.write(&head).await;
+    // It is answered long before this has come, and the answer is read afterwards.
+    raw.write(&"x".repeat(LARGE)).await;
+    let answer = raw.read_all().await;
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    assert!(answer.contains("no Function has the host"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_short_body_that_nobody_wants_does_not_end_the_connection() {
+    let world = World::new().await;
+    let mut raw = Raw::connect(world.activator.gateway).await;
+    let post = "POST / HTTP/1.1\r\nHost: nobody\r\nContent-Length: 4\r\n\r\nbody";
+    for _ in 0..2 {
+        raw.write(post).await;
+        assert!(raw.read_to(")\n").await.starts_with("HTTP/1.1 404 "));
+    }
+    // Whoever waits to be asked for the body is not asked for one that nobody wants; whether it comes all the same cannot be known.
+    raw.write(
+        "POST / HTTP/1.1\r\nHost: nobody\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n",
+    )
+    .await;
+    assert!(raw.read_all().await.starts_with("HTTP/1.1 404 "));
+}
