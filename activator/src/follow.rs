@@ -275,6 +275,7 @@ mod tests {
                 function: FunctionKey::new("shop", "hello"),
                 drain,
                 revisions: Vec::new(),
+                problem: None,
                 limit: None,
             };
             let told = share(&sessions, &key, told, |told| told.backends.as_ref());

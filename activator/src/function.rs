@@ -342,6 +342,8 @@ impl Settings {
         let limit = backends.and_then(|backends| backends.limit.as_ref());
         let problem =
             |r: &control::RevisionBackends| Some((r.revision.clone(), r.problem.clone()?));
+        let none = backends.and_then(|backends| backends.problem.clone());
+        let none = none.map(|problem| (String::new(), problem));
         Self {
             cold_start: Duration::from_millis(route.cold_start_ms),
             request: Duration::from_millis(route.request_ms),
@@ -351,11 +353,11 @@ impl Settings {
             keep_alive_probe: route.keep_alive_probe.clone(),
             peers: limit.map(Peers::of),
             term: limit.map_or(0, |limit| limit.term),
-            problems: revisions.filter_map(problem).collect(),
+            problems: revisions.filter_map(problem).chain(none).collect(),
         }
     }
 
-    /// What keeps the pods of `revision` from starting.
+    /// What keeps the pods of `revision` from starting; of none, what keeps the Function from having one.
     pub(crate) fn problem(&self, revision: &str) -> Option<&Problem> {
         self.problems.get(revision)
     }

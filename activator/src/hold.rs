@@ -153,10 +153,12 @@ impl<'a> Hold<'a> {
     fn hopeless(&self, waiter: &Waiter<Arc<Pod>>) -> Option<Refusal> {
         let (revision, problem) = self.problem(waiter);
         let problem = problem.filter(|p| p.fatal && self.arrived.elapsed() >= FATAL_PATIENCE)?;
-        let text = format!(
-            "no pod of {} (revision {revision}) can start: {}: {}",
-            self.function.key, problem.reason, problem.message
-        );
+        let key = &self.function.key;
+        let what = match &*revision {
+            "" => format!("{key} has no revision"),
+            revision => format!("no pod of {key} (revision {revision}) can start"),
+        };
+        let text = format!("{what}: {}: {}", problem.reason, problem.message);
         Some(Refusal::new(Reason::PodProblem, text))
     }
 

@@ -136,6 +136,9 @@ pub struct Backends {
     pub drain: u64,
     /// Each revision that has a Deployment.
     pub revisions: Vec<RevisionBackends>,
+    /// What keeps the Function from having any, so that requests wait for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Problem>,
     /// Set if the Function has a limit of requests at once, which holds because one activator alone sends to its pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<Limit>,

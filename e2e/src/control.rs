@@ -144,6 +144,7 @@ pub(crate) fn speaking(
         function: function.clone(),
         drain: 0,
         limit: None,
+        problem: None,
         revisions: vec![RevisionBackends {
             revision: "1".into(),
             port: backend.map_or(1, |backend| backend.port()),

@@ -66,7 +66,7 @@ fn all() -> Vec<Case> {
     ], alone: [five_hundred_first_requests]));
     all.extend(cases!(bodies, together: [arrive_intact_at_a_function_at_zero], alone: []));
     all.extend(cases!(failures, together: [
-        wrong_image, crashing_container, quota, unschedulable, missing_config_map, name_of_a_foreign_service,
+        wrong_image, invalid_template, crashing_container, quota, unschedulable, missing_config_map, name_of_a_foreign_service,
     ], alone: []));
     all.extend(cases!(children, together: [
         are_five_and_go_with_the_function, deleted_ones_come_back, edited_ones_are_put_back,

@@ -366,6 +366,7 @@ mod tests {
                 function,
                 drain: 0,
                 revisions: Vec::new(),
+                problem: None,
                 limit: None,
             },
             certificate,

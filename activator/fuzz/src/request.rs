@@ -324,6 +324,7 @@ fn backends(pod: SocketAddr) -> Backends {
                 startup: None,
             }],
         }],
+        problem: None,
         limit: None,
     }
 }

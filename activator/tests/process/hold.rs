@@ -253,6 +253,20 @@ async fn a_problem_that_waiting_does_not_cure_is_answered_early() {
 }
 
 #[tokio::test]
+async fn a_function_without_any_revision_says_why() {
+    let mut world = World::with(&[], |route| route.weights.clear()).await;
+    let pods = world.pods().no_revision("InvalidTemplate", "no image");
+    world.tell(pods).await;
+    let answer = client::get(world.address, "/hello").await;
+    assert_eq!(answer.header("x-ebb-reason"), "pod-problem");
+    let sentence = answer.sentence();
+    assert!(
+        sentence.ends_with("shop/hello has no revision: InvalidTemplate: no image"),
+        "{sentence}"
+    );
+}
+
+#[tokio::test]
 async fn deleting_a_function_ends_the_waiting_for_it() {
     let mut world = World::new().await;
     let mut kept = client::connect(world.address).await;

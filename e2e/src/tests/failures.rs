@@ -85,6 +85,14 @@ pub(super) async fn crashing_container(scene: Scene) -> Result<()> {
     .await
 }
 
+pub(super) async fn invalid_template(scene: Scene) -> Result<()> {
+    let spec = json!({"template": {"spec": {"containers": [{"name": "app", "image": ""}]}}});
+    fails(&scene, spec, "InvalidTemplate", &["image"]).await?;
+    scene.apply("bad", json!({})).await?;
+    scene.get("bad", "/").await?.expect(200)?;
+    Ok(())
+}
+
 pub(super) async fn missing_config_map(scene: Scene) -> Result<()> {
     let mut spec = scene.with_env(&[]);
     spec["template"]["spec"]["containers"][0]["envFrom"] =

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use crds::{
-    control::{Backends, Pod, PodState, RevisionBackends, Route, Weight},
+    conditions::{ConditionType, Reason},
+    control::{Backends, Pod, PodState, Problem, RevisionBackends, Route, Weight},
+    function::Function,
     names::FunctionKey,
 };
 use tokio::time::Instant;
@@ -11,7 +13,7 @@ use tokio::time::Instant;
 use crate::{
     observe::{Entry, ObservedPod},
     scaler::{policy::Scaling, unit::Unit},
-    shape::problem,
+    shape::{problem, status},
 };
 
 /// What activators must know of a Function, with the addresses of all of them; `None` while it does not exist or has no port yet.
@@ -55,6 +57,7 @@ pub fn state(
     let backends = Backends {
         function: key.clone(),
         drain: unit.drain_id(),
+        problem: no_revision(entry, function),
         revisions,
         limit: limit.map(|(limit, keeping)| {
             // The schema has none below 1.
@@ -62,6 +65,23 @@ pub fn state(
         }),
     };
     Some((route, backends))
+}
+
+/// Why a Function has no revision that could take requests, if its template is to blame.
+fn no_revision(entry: &Entry, function: &Function) -> Option<Problem> {
+    if entry.serving().is_some() {
+        return None;
+    }
+    let conditions = &function.status.as_ref()?.conditions;
+    let condition = status::find(conditions, ConditionType::RevisionReady)?;
+    // The others are of its pods, and are told with them.
+    let invalid =
+        condition.status == "False" && condition.reason == Reason::InvalidTemplate.as_str();
+    invalid.then(|| Problem {
+        reason: condition.reason.clone(),
+        message: condition.message.clone(),
+        fatal: true,
+    })
 }
 
 fn backends(entry: &Entry, unit: &Unit, revision: &str, now: Instant) -> Option<RevisionBackends> {

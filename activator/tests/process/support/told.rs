@@ -49,6 +49,7 @@ pub(crate) fn pods(function: &FunctionKey) -> Pods {
             problem: None,
             pods: Vec::new(),
         }],
+        problem: None,
         limit: None,
     })
 }
@@ -95,6 +96,17 @@ impl Pods {
             reason: reason.to_owned(),
             message: message.to_owned(),
             fatal,
+        });
+        self
+    }
+
+    /// Without any revision, because of this.
+    pub(crate) fn no_revision(mut self, reason: &str, message: &str) -> Self {
+        self.0.revisions.clear();
+        self.0.problem = Some(Problem {
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            fatal: true,
         });
         self
     }
