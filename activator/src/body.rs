@@ -270,7 +270,7 @@ impl Download {
         frame
     }
 
-    /// What comes of the pod's answer. That it broke off is told one poll later: hyper lets go of what it has not written when it hears that, and
+    /// What comes of the pod's answer. That it broke off is told one poll later: who writes it lets go of what is not written when it hears that, and
     /// writes what the socket takes in between.
     fn poll_pod(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failed>>> {
         if let Some(broken) = self.broken.take() {

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// Most bytes that are copied together. A head and a small body are; of more, the copy would cost what the call saves.
 const SMALL: usize = 1024;
 
-/// A stream that copies the pieces of a small message together: hyper writes head and body as two pieces, and for the kernel `writev` is more
+/// A stream that copies the pieces of a small message together: over HTTP/2 heads and data come as pieces, and for the kernel `writev` is more
 /// work than `send`.
 #[derive(Debug)]
 pub(crate) struct Gather<S>(pub(crate) S);

@@ -234,7 +234,7 @@ fn is_coded_plainly(headers: &HeaderMap) -> bool {
     }
 }
 
-/// Removes what is meant for the next hop only (RFC 9110 section 7.6.1). `Trailer` stays: hyper sends only announced trailers.
+/// Removes what is meant for the next hop only (RFC 9110 section 7.6.1). `Trailer` stays: only announced trailers are sent.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(header::CONNECTION) {
         strip_named_by_connection(headers);

@@ -281,7 +281,7 @@ fn tell_timing(response: &mut Response<Reply>, function: &Function, hold: &Hold<
     function.report(cold_start, pod, response.status().as_u16(), phases);
 }
 
-/// Counts a request as gone when dropped: hyper drops the future of a request whose client it sees leaving.
+/// Counts a request as gone when dropped, as its connection does when it sees the client leaving.
 struct Unanswered<'a> {
     metrics: &'a Metrics,
     line: Pending,

@@ -128,10 +128,10 @@ fn lines() -> Vec<Row> {
         row("line: HTTP/0.9", "GET /echo\r\n")
             .differs("400", "RFC 9112 section 2.3: a request has a version"),
         row("line: HTTP/1.2", request("GET /echo HTTP/1.2", &[HOST], ""))
-            .differs("400", "hyper reads 1.0 and 1.1; RFC 9112 knows no other"),
+            .differs("400", "1.0 and 1.1 are read; RFC 9112 knows no other"),
         row("line: HTTP/2.0", request("GET /echo HTTP/2.0", &[HOST], "")).differs(
             "400",
-            "hyper; RFC 9110 section 15.6.6 leaves the choice of the status",
+            "RFC 9110 section 15.6.6 leaves the choice of the status",
         ),
         row("line: http/1.1", request("GET /echo http/1.1", &[HOST], "")),
         row(
@@ -182,7 +182,7 @@ fn sizes() -> Vec<Row> {
         ),
         row("head of 100 kB", get(&[HOST, &long(100_000)])).differs("431", "RFC 6585 section 5"),
         row("head of 120 fields", get(&many))
-            .differs("431", "RFC 6585 section 5; hyper takes a hundred"),
+            .differs("431", "RFC 6585 section 5; a hundred are taken"),
         row("target of 7 kB", target(&format!("/{}", "a".repeat(7_000)))),
         row(
             "target of 100 kB",
@@ -190,7 +190,7 @@ fn sizes() -> Vec<Row> {
         )
         .differs(
             "431",
-            "RFC 6585 section 5; hyper counts the target among the head",
+            "RFC 6585 section 5; the target counts among the head",
         ),
     ]
 }
