@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use tokio::time::Instant;
 
@@ -34,7 +34,7 @@ pub(crate) struct Line {
     chosen: bool,
     began: Instant,
     method: Method,
-    target: Uri,
+    path: String,
     protocol: Version,
     client: IpAddr,
     id: HeaderValue,
@@ -80,7 +80,8 @@ impl Access {
             chosen: fastrand::f64() < share,
             began: Instant::now(),
             method: request.method().clone(),
-            target: request.uri().clone(),
+            // Not the target, which would keep all of the head.
+            path: request.uri().path().to_owned(),
             protocol: request.version(),
             client: client.origin.client,
             id: id.clone(),
@@ -129,7 +130,7 @@ impl Line {
     }
 
     /// Writes the line of a request that the activator answers itself.
-    pub(crate) fn refused(mut self: Box<Self>, reason: Reason, response: &Response<Reply>) {
+    pub(crate) fn refused(mut self, reason: Reason, response: &Response<Reply>) {
         self.reason = Some(reason);
         self.status = Some(response.status());
         if self.method != Method::HEAD {
@@ -140,7 +141,7 @@ impl Line {
     }
 
     /// Writes the line of a connection that had changed its protocol, which ended properly if it is known how much went to the client.
-    pub(crate) fn carried(mut self: Box<Self>, sent: Option<u64>) {
+    pub(crate) fn carried(mut self, sent: Option<u64>) {
         self.bytes = sent;
         if sent.is_none() {
             self.cut = Some(Cut::Connection);
@@ -149,7 +150,7 @@ impl Line {
     }
 
     /// Writes the line of a request that has ended.
-    pub(crate) fn write(mut self: Box<Self>) {
+    pub(crate) fn write(mut self) {
         if !self.chosen {
             return;
         }
@@ -162,7 +163,7 @@ impl Line {
             revision = pod.map(|pod| &*pod.revision),
             pod = pod.map(|pod| pod.name.as_str()),
             method = self.method.as_str(),
-            path = self.target.path(),
+            path = self.path,
             status = self.status.map(|status| status.as_u16()),
             bytes = self.bytes,
             duration_us = us(self.began.elapsed()),

@@ -156,8 +156,6 @@ pub(crate) struct Download {
     flight: Option<Flight>,
     /// Why the pod broke it off, until that is handed on.
     broken: Option<Failed>,
-    /// When the flight ended.
-    ended: Option<Instant>,
     limits: Limits,
     /// Since when the pod was asked for more and has sent nothing; kept only while there is a bound for it. A client that does not read
     /// does not ask, so the time that it takes is not the pod's.
@@ -227,7 +225,6 @@ impl Reply {
             body,
             flight: Some(flight),
             broken: None,
-            ended: None,
             limits,
             silent_since: None,
             due: None,
@@ -361,7 +358,8 @@ impl Download {
         if let Some(flight) = self.flight.take() {
             let now = Instant::now();
             flight.end(whole, now);
-            self.ended = Some(now);
+            // From now on all that is left is the client's to do: to read the rest, and to send its next request.
+            self.of_connection.set(now + HEADER_TIMEOUT);
         }
     }
 }
@@ -376,8 +374,6 @@ impl Drop for Download {
             }
             line.write();
         }
-        let ended = self.ended.unwrap_or_else(Instant::now);
-        self.of_connection.set(ended + HEADER_TIMEOUT);
     }
 }
 

@@ -21,7 +21,10 @@ use crate::{
     body::Upload,
     client::{Begins, Client, Deadline, Stream, Wire},
     gather::Gather,
-    http1::{self, client::Shared},
+    http1::{
+        self,
+        client::{Ending, Shared},
+    },
     metrics::Raised,
     proxy::Entry,
     serve::{Accepted, Server},
@@ -118,6 +121,7 @@ async fn secure(server: Arc<Server>, mut client: Client, stream: Stream, entry: 
 /// Serves HTTP/1.1 on a stream of which `begun` was read already.
 async fn http1(server: &Server, mut client: Client, wire: Wire, begun: BytesMut, entry: &Entry) {
     let shared = Shared::new(wire, begun);
+    let _ending = Ending(shared.clone());
     client.http1 = Some(shared.clone());
     client.deadline.set(Instant::now() + HEADER_TIMEOUT);
     let serving = pin!(http1::client::serve(server, &client, entry, &shared));

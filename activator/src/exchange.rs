@@ -13,7 +13,9 @@ use crate::{
     client::{Client, Deadline},
     connection::STREAM_WINDOW,
     function::Function,
-    headers, keeper,
+    headers,
+    http1::client::Shared,
+    keeper,
     metrics::{Metrics, Raised},
     pod::Pod,
     pool::Fresh,
@@ -29,6 +31,8 @@ const MAX_RESENDS: u32 = 3;
 pub(crate) struct Exchange<'a> {
     function: &'a Function,
     metrics: &'a Arc<Metrics>,
+    /// The client's connection, if it is one of HTTP/1.1.
+    client: Option<&'a Shared>,
     /// Of what cuts off an answer that its client does not read.
     deadline: Deadline,
     /// `None` once it was sent and cannot be sent again.
@@ -84,6 +88,7 @@ impl<'a> Exchange<'a> {
         Self {
             function,
             metrics,
+            client: client.http1.as_ref(),
             deadline: client.deadline(),
             request: Some(request),
             upgrade,
@@ -237,7 +242,7 @@ impl<'a> Exchange<'a> {
             return Err(Refusal::new(Reason::PodFailed, "the request was sent already").into());
         }
         let sent = {
-            let answer = pin!(connection.send(&mut self.request, fresh.is_none()));
+            let answer = pin!(connection.send(&mut self.request, fresh.is_none(), self.client));
             let answer = pin!(Fresh::until(fresh, answer));
             self.deadline.until(deadline, answer).await
         };

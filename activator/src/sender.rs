@@ -168,7 +168,7 @@ impl Sender {
         }
     }
 
-    /// Sends a request, and returns the head of its answer.
+    /// Sends a request, and returns the head of its answer. What the pod says before that goes to the `client`, if both speak HTTP/1.1.
     ///
     /// # Errors
     /// If there is none. The request stays in its place if it can be sent again: when nothing of it was sent, whatever it is; and on a connection
@@ -178,9 +178,10 @@ impl Sender {
         &mut self,
         request: &mut Option<Request<Upload>>,
         kept: bool,
+        client: Option<&http1::client::Shared>,
     ) -> Result<Answer, Failed> {
         match self {
-            Self::Http1(connection) => connection.send(request, kept).await,
+            Self::Http1(connection) => connection.send(request, kept, client).await,
             // Boxed because it is large, and those of HTTP/1.1 would have room for it.
             Self::Http2(shared) => Box::pin(shared.send(request, kept)).await,
         }

@@ -82,6 +82,37 @@ pub(crate) struct Tunnel {
     pub(crate) line: Pending,
 }
 
+impl Tunnel {
+    /// Carries bytes both ways until one side ends; the client has `sent` some already. Returns how many the pod has sent.
+    async fn carry(&mut self, client: &mut Wire, sent: Bytes) -> io::Result<u64> {
+        let begun = std::mem::take(&mut self.begun);
+        client.write_all(&begun).await?;
+        client.flush().await?;
+        self.pod.write_all(&sent).await?;
+        let count = begun.len() as u64;
+        // The buffers that they were read into.
+        drop((begun, sent));
+        let (_, sent) = copy_bidirectional(client, &mut self.pod).await?;
+        Ok(sent + count)
+    }
+
+    fn end(&mut self, sent: Option<u64>) {
+        if let Some(line) = self.line.take() {
+            line.carried(sent);
+        }
+        if let Some(flight) = self.flight.take() {
+            flight.end(false, Instant::now());
+        }
+    }
+}
+
+/// A client may leave before it hears that the protocol changes.
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        self.end(None);
+    }
+}
+
 /// The upgraded connections of this process.
 pub(crate) struct Tunnels {
     /// Waited for before the process ends, like client connections.
@@ -101,27 +132,12 @@ impl Tunnels {
     }
 
     /// Carries bytes both ways until one side ends. The client's stream, and what it `sent` already.
-    pub(crate) fn open(&self, (mut client, sent): (Wire, Bytes), tunnel: Tunnel) {
+    pub(crate) fn open(&self, (mut client, sent): (Wire, Bytes), mut tunnel: Box<Tunnel>) {
         let (force, metrics) = (self.force.clone(), Arc::clone(&self.metrics));
         client.keep_alive();
-        let Tunnel {
-            mut pod,
-            begun,
-            flight,
-            line,
-        } = tunnel;
         self.tasks.spawn(async move {
             let _open = Raised::new(&metrics.upgraded);
-            let carried = async {
-                client.write_all(&begun).await?;
-                client.flush().await?;
-                pod.write_all(&sent).await?;
-                let count = begun.len() as u64;
-                // The buffers that they were read into.
-                drop((begun, sent));
-                let (_, sent) = copy_bidirectional(&mut client, &mut pod).await?;
-                Ok::<u64, io::Error>(sent + count)
-            };
+            let carried = tunnel.carry(&mut client, sent);
             let sent = match force.run_until_cancelled(carried).await {
                 Some(Ok(sent)) => Some(sent),
                 Some(Err(error)) => {
@@ -130,12 +146,7 @@ impl Tunnels {
                 }
                 None => None,
             };
-            if let Some(line) = line {
-                line.carried(sent);
-            }
-            if let Some(flight) = flight {
-                flight.end(false, Instant::now());
-            }
+            tunnel.end(sent);
         });
     }
 }

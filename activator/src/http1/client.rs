@@ -14,7 +14,7 @@ use crate::{
     tunnel::Tunnel,
 };
 
-pub(crate) use self::shared::{Shared, Uploading};
+pub(crate) use self::shared::{Ending, Shared, Uploading};
 use self::{head::Asked, shared::Writer};
 
 use super::{head::announced, sending::Sending};
@@ -35,7 +35,12 @@ pub(crate) async fn serve(server: &Server, client: &Client, entry: &Entry, share
                 let mut answering = pin!(server.proxy.answer(client, entry, request));
                 let answered = poll_fn(|cx| match answering.as_mut().poll(cx) {
                     Poll::Ready(answer) => Poll::Ready(answer.ok()),
-                    Poll::Pending => shared.lock().poll_gone(cx).map(|()| None),
+                    Poll::Pending => {
+                        let mut connection = shared.lock();
+                        // Whoever cannot be written to is noticed by reading, or by the answer.
+                        let _ = connection.poll_ahead(cx);
+                        connection.poll_gone(cx).map(|()| None)
+                    }
                 });
                 match answered.await {
                     Some(answer) => (answer, asked),
@@ -49,15 +54,23 @@ pub(crate) async fn serve(server: &Server, client: &Client, entry: &Entry, share
         }
         match send(shared, answer, asked).await {
             Some(Sent::Whole { kept }) => {
-                // Some pods answer first and read then.
-                let read_whole = poll_fn(|cx| shared.lock().poll_read_whole(cx)).await;
-                if !(kept && read_whole) {
+                let mut waited = false;
+                let read_whole = poll_fn(|cx| {
+                    let read_whole = shared.lock().poll_read_whole(cx);
+                    waited |= read_whole.is_pending();
+                    read_whole
+                });
+                if !(read_whole.await && kept) {
                     return close(client, shared).await;
+                }
+                if waited {
+                    // Some pods answer first and read then. The time until the next request is counted from there.
+                    client.deadline.set(Instant::now() + HEADER_TIMEOUT);
                 }
             }
             Some(Sent::Switched(tunnel)) => {
                 if let Some(client) = shared.lock().switch() {
-                    server.proxy.tunnels.open(client, *tunnel);
+                    server.proxy.tunnels.open(client, tunnel);
                 }
                 return;
             }
@@ -84,9 +97,11 @@ enum Sent {
 }
 
 /// Sends an answer; `None` if that could not be done to its end, so that all that is left to do is to close the connection.
-async fn send(shared: &Shared, answer: Response<Reply>, asked: Asked) -> Option<Sent> {
+async fn send(shared: &Shared, answer: Response<Reply>, mut asked: Asked) -> Option<Sent> {
+    let (ahead, may_be_kept) = shared.lock().answers();
+    asked.kept &= may_be_kept;
     let mut out = Vec::with_capacity(HEAD);
-    out.extend_from_slice(shared.lock().answers());
+    out.extend_from_slice(&ahead);
     let (framing, kept) = head::write(&answer, asked, date::now, &mut out);
     let trailers = match asked.trailers {
         true => announced(answer.headers(), framing),

@@ -7,6 +7,7 @@ use http_body::SizeHint;
 use crate::sender::Failed;
 
 use super::{
+    FIRST_READ,
     chunks::{self, Chunks},
     head,
 };
@@ -52,7 +53,7 @@ pub(crate) enum Piece {
 pub(super) enum Found<T> {
     /// A head, of so many bytes.
     Head(T, usize),
-    /// One of so many bytes that means nothing, before another one.
+    /// One of so many bytes that comes before another one.
     Interim(usize),
     /// Less than a head.
     Nothing,
@@ -91,19 +92,34 @@ impl Message {
         read: &[u8],
         mut take: impl FnMut(&[u8]) -> Result<Found<T>, E>,
     ) -> Result<Option<T>, E> {
-        if self.input.is_empty()
-            && let Found::Head(head, length) = take(read)?
-        {
-            self.input.extend_from_slice(&read[length..]);
-            return Ok(Some(head));
+        if !self.input.is_empty() {
+            self.input.extend_from_slice(read);
+            return self.head(take);
         }
-        self.input.extend_from_slice(read);
-        self.head(take)
+        let mut rest = read;
+        while !rest.is_empty() {
+            match take(rest)? {
+                Found::Head(head, length) => {
+                    self.input.extend_from_slice(&rest[length..]);
+                    return Ok(Some(head));
+                }
+                Found::Interim(length) => rest = &rest[length..],
+                Found::Nothing => break,
+            }
+        }
+        self.input.extend_from_slice(rest);
+        self.parsed = self.input.len();
+        Ok(None)
     }
 
     fn advance(&mut self, length: usize) {
-        self.input.advance(length);
         self.parsed = 0;
+        if length > FIRST_READ {
+            // What follows would keep the whole buffer of a long head.
+            self.input = BytesMut::from(&self.input[length..]);
+        } else {
+            self.input.advance(length);
+        }
         self.tidy();
     }
 

@@ -32,10 +32,12 @@ use crate::{
     sender::{self, Answer, Failed},
 };
 
+use self::head::Head;
 use super::{
     FIRST_READ, Room,
+    client::Shared,
     head::announced,
-    message::{Message, Piece},
+    message::{Found, Message, Piece},
     sending::{Sending, Stopped},
 };
 
@@ -114,7 +116,8 @@ impl Connection {
         self.kept && silent
     }
 
-    /// Sends a request and returns the head of its answer; [`poll_frame`](Self::poll_frame) has the body.
+    /// Sends a request and returns the head of its answer; [`poll_frame`](Self::poll_frame) has the body. What the pod says before its answer goes to the
+    /// `client`, if there is a way.
     ///
     /// # Errors
     /// As [`Sender::send`](crate::sender::Sender::send).
@@ -122,6 +125,7 @@ impl Connection {
         &mut self,
         request: &mut Option<Request<Upload>>,
         kept: bool,
+        client: Option<&Shared>,
     ) -> Result<Answer, Failed> {
         // Not two requests on one connection, whatever happens to this one.
         self.kept = false;
@@ -131,7 +135,16 @@ impl Connection {
         };
         let mut sending = sending(sent);
         let to_head = sent.method() == Method::HEAD;
-        let answer = poll_fn(|cx| self.poll_exchange(cx, &mut sending, sent.body_mut(), to_head));
+        let mut take = |input: &[u8]| {
+            let found = head::take(input, to_head)?;
+            if let (Found::Interim(length), Some(client)) = (&found, client)
+                && let Some(hint) = head::interim(&input[..*length])
+            {
+                client.hint(&hint);
+            }
+            Ok(found)
+        };
+        let answer = poll_fn(|cx| self.poll_exchange(cx, &mut sending, sent.body_mut(), &mut take));
         match answer.await {
             Ok((answer, more)) => {
                 let body = request.take().map(Request::into_body);
@@ -158,7 +171,7 @@ impl Connection {
         cx: &mut Context<'_>,
         sending: &mut Sending,
         body: &mut Upload,
-        to_head: bool,
+        take: impl FnMut(&[u8]) -> Result<Found<Head>, Failed>,
     ) -> Poll<Result<(Response<()>, bool), Failed>> {
         if sending.goes_on()
             && let Some(write) = &mut self.write
@@ -171,18 +184,16 @@ impl Connection {
                 Stopped::Body => return Poll::Ready(Err(Failed::Body)),
             }
         }
-        let head = ready!(self.poll_head(cx, to_head));
+        let head = ready!(self.poll_head(cx, take));
         Poll::Ready(head.map_err(|failed| sending.error().map_or(failed, Failed::Socket)))
     }
 
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
-        to_head: bool,
+        mut take: impl FnMut(&[u8]) -> Result<Found<Head>, Failed>,
     ) -> Poll<Result<(Response<()>, bool), Failed>> {
-        let take = |input: &[u8]| head::take(input, to_head);
-        let head = self.answer.head(take)?;
-        let head = match head {
+        let head = match self.answer.head(&mut take)? {
             Some(head) => head,
             None => loop {
                 // On the stack: most answers come as a whole, and the connection needs no buffer for them.
@@ -192,7 +203,7 @@ impl Connection {
                 if read.filled().is_empty() {
                     return Poll::Ready(Err(Failed::Closed));
                 }
-                if let Some(head) = self.answer.head_with(read.filled(), take)? {
+                if let Some(head) = self.answer.head_with(read.filled(), &mut take)? {
                     break head;
                 }
             },

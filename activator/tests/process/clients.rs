@@ -1,10 +1,16 @@
 //! What clients of HTTP/1.1 may do, and what they get (RFC 9112).
 
-use tokio::io::AsyncWriteExt as _;
+use std::sync::Arc;
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    sync::Notify,
+};
 
 use crate::support::{
     client::Raw,
-    world::{World, serving},
+    world::{World, serving, serving_at},
 };
 
 /// A body that fits in no buffer on its way.
@@ -165,5 +171,77 @@ async fn a_short_body_that_nobody_wants_does_not_end_the_connection() {
         "POST / HTTP/1.1\r\nHost: nobody\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n",
     )
     .await;
-    assert!(raw.read_all().await.starts_with("HTTP/1.1 404 "));
+    let answer = raw.read_all().await;
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_in_the_middle_of_both_bodies_frees_the_pod() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let world = serving_at(World::new().await, listener.local_addr().unwrap()).await;
+    let mut raw = Raw::connect(world.address).await;
+    let head = format!("POST / HTTP/1.1\r\nHost: hello.shop\r\nContent-Length: {LARGE}\r\n\r\n");
+    raw.write(&head).await;
+    let mut pod = loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        // One that only looks whether there is a pod says nothing.
+        if stream.read(&mut [0; 1024]).await.unwrap() > 0 {
+            break stream;
+        }
+    };
+    let begun = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbegun";
+    pod.write_all(begun).await.unwrap();
+    raw.read_to("\r\n\r\nbegun").await;
+    world
+        .metric_is("ebb_activator_requests_in_flight", 1.0)
+        .await;
+    drop(raw);
+    world
+        .metric_is("ebb_activator_requests_in_flight", 0.0)
+        .await;
+}
+
+/// A pod that says something before its answer, and answers when it is let.
+async fn hints(listener: TcpListener, go_on: Arc<Notify>) {
+    loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let go_on = Arc::clone(&go_on);
+        tokio::spawn(async move {
+            let mut head = [0; 1024];
+            while stream.read(&mut head).await? > 0 {
+                let hint = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x\r\nX: 1\r\n\r\n";
+                stream.write_all(hint.as_bytes()).await?;
+                go_on.notified().await;
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                stream.write_all(answer).await?;
+            }
+            std::io::Result::Ok(())
+        });
+    }
+}
+
+#[tokio::test]
+async fn what_a_pod_says_before_its_answer_reaches_clients_that_know_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let world = serving_at(World::new().await, listener.local_addr().unwrap()).await;
+    let go_on = Arc::new(Notify::new());
+    tokio::spawn(hints(listener, Arc::clone(&go_on)));
+    let mut raw = Raw::connect(world.address).await;
+    for _ in 0..2 {
+        raw.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let hint = raw.read_to("\r\n\r\n").await;
+        assert_eq!(hint, "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n");
+        go_on.notify_one();
+        assert!(
+            raw.read_to("\r\n\r\nok")
+                .await
+                .starts_with("HTTP/1.1 200 OK\r\n")
+        );
+    }
+    // HTTP/1.0 has no such answers.
+    let mut old = Raw::connect(world.address).await;
+    old.write("GET / HTTP/1.0\r\n\r\n").await;
+    go_on.notify_one();
+    assert!(old.read_all().await.starts_with("HTTP/1.1 200 OK\r\n"));
 }

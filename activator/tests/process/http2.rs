@@ -356,3 +356,15 @@ async fn a_target_of_a_query_alone_gets_its_slash() {
     let targets: Vec<String> = backend.seen().iter().map(|s| s.uri.to_string()).collect();
     assert_eq!(targets, ["/?x=1", "/?x=1"]);
 }
+
+#[tokio::test]
+async fn a_client_of_http1_hears_when_its_talk_with_a_pod_of_http2_takes_too_long() {
+    let world = World::with(&[], |route| route.request_ms = 500).await;
+    let (world, _backend) = h2c_in(world).await;
+    let mut raw = Raw::connect(world.address).await;
+    raw.write("POST /talk HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n")
+        .await;
+    raw.read_to("hi\r\n").await;
+    // It has more to say, and the pod would listen; but the time is over.
+    raw.read_all().await;
+}

@@ -271,7 +271,7 @@ pub(super) fn write(
         (Framing::UntilEnd, _) => {}
         _ if bare || told.length => {}
         // Of a HEAD or a 304 this is known only if the answer is the activator's own.
-        (_, Some(0)) if empty => {}
+        (_, Some(0) | None) if empty => {}
         (_, length) => head::write_length(out, length.unwrap_or_default()),
     }
     if !told.date {
@@ -289,6 +289,15 @@ pub(super) fn write(
     (framing, kept)
 }
 
+/// Writes an answer that comes before the answer.
+pub(super) fn write_hint(hint: &Response<()>, out: &mut Vec<u8>) {
+    write_status(hint, out);
+    for (name, value) in hint.headers() {
+        head::write_field(out, name, value);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
 /// What the fields of an answer have told.
 #[derive(Debug, Default)]
 struct Told {
@@ -298,7 +307,7 @@ struct Told {
     length: bool,
 }
 
-fn write_status(answer: &Response<Reply>, out: &mut Vec<u8>) {
+fn write_status<B>(answer: &Response<B>, out: &mut Vec<u8>) {
     let status = answer.status();
     let own = answer.extensions().get::<ReasonPhrase>();
     if status == StatusCode::OK && own.is_none() {

@@ -8,8 +8,8 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use bytes::{Bytes, BytesMut};
-use http::Request;
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::io::{AsyncRead as _, AsyncWrite, ReadBuf};
@@ -26,6 +26,9 @@ use super::head::{self, Asked, Bad, Head};
 /// Most bytes of a body that nobody wants which are read so that the connection can be kept.
 const MOST_DRAINED: usize = 64 << 10;
 
+/// Bytes of answers before the answer from which on no more are kept for a client that does not read them.
+const MOST_HINTS: usize = 16 << 10;
+
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// A share of a connection.
@@ -39,14 +42,24 @@ pub(super) struct Connection {
     wire: Option<Wire>,
     request: Message,
     room: Room,
-    /// What is to be written before the body is read, to a client that waits for it.
-    interim: &'static [u8],
+    /// Whether the client waits until it is asked for the body.
+    expects: bool,
+    /// Whether it knows answers that come before the answer.
+    takes_hints: bool,
+    /// What is written before the answer.
+    ahead: BytesMut,
+    /// Whether what was written of that may be kept by what protects the stream.
+    flushes: bool,
     /// Whether the present request's body is somebody's.
     uploading: bool,
     /// Whether nobody is to read any more of it.
     closed: bool,
+    /// Whether the client went away while it was read.
+    gone: bool,
     /// The connection's task, if it waits for the end of that.
     serving: Option<Waker>,
+    /// Whoever has that body, if more of it is waited for.
+    reading: Option<Waker>,
 }
 
 impl Shared {
@@ -58,10 +71,15 @@ impl Shared {
             wire: Some(wire),
             request,
             room: Room::default(),
-            interim: b"",
+            expects: false,
+            takes_hints: false,
+            ahead: BytesMut::new(),
+            flushes: false,
             uploading: false,
             closed: false,
+            gone: false,
             serving: None,
+            reading: None,
         })))
     }
 
@@ -73,17 +91,39 @@ impl Shared {
     pub(super) fn request(&self, head: Head) -> (Request<Upload>, Asked) {
         let mut connection = self.lock();
         connection.request.begin(head.body);
+        connection.takes_hints = !head.asked.old;
         let body = match connection.request.is_ended() {
             true => Upload::Empty,
             false => {
                 connection.uploading = true;
-                if head.expects {
-                    connection.interim = CONTINUE;
-                }
+                connection.expects = head.expects;
                 Upload::Http1(Uploading(Some(self.clone())))
             }
         };
         (head.request.map(|()| body), head.asked)
+    }
+
+    /// Ends the connection, whoever has a share of it: a body on its way to a pod of HTTP/2 is read by a task of its own, which would go on.
+    fn end(&self) {
+        let mut connection = self.lock();
+        connection.closed = true;
+        let (wire, reading) = (connection.wire.take(), connection.reading.take());
+        drop(connection);
+        drop(wire);
+        // To drop a socket wakes nobody.
+        if let Some(reading) = reading {
+            reading.wake();
+        }
+    }
+
+    /// Has the client told what comes before its answer.
+    pub(crate) fn hint(&self, hint: &Response<()>) {
+        let mut connection = self.lock();
+        if connection.takes_hints && connection.ahead.len() < MOST_HINTS {
+            let mut text = Vec::new();
+            head::write_hint(hint, &mut text);
+            connection.ahead.extend_from_slice(&text);
+        }
     }
 
     /// Resolves when the client has closed its side of the connection, even when it has sent bytes that nobody has read, as the body of a request that
@@ -97,6 +137,15 @@ impl Shared {
             None => return Ok(()),
         };
         watched.gone().await
+    }
+}
+
+/// Ends a connection when dropped.
+pub(crate) struct Ending(pub(crate) Shared);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 
@@ -133,6 +182,9 @@ impl Connection {
     /// Resolves when the client has gone while its request is answered. What it sends meanwhile is its next request, and is kept; it is not looked at
     /// any further then.
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.gone {
+            return Poll::Ready(());
+        }
         if self.uploading {
             self.serving = Some(cx.waker().clone());
             return Poll::Pending;
@@ -158,20 +210,44 @@ impl Connection {
         }
     }
 
-    /// The answer begins: whoever has waited to be asked for the body is not asked any more. Returns what of that question was begun and must end first.
-    pub(super) fn answers(&mut self) -> &'static [u8] {
-        let interim = std::mem::take(&mut self.interim);
-        if interim.len() < CONTINUE.len() {
-            return interim;
+    /// Writes what goes before the answer.
+    pub(super) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (true, Some(wire)) = (self.flushes || !self.ahead.is_empty(), &mut self.wire) else {
+            return Poll::Ready(Ok(()));
+        };
+        self.flushes = true;
+        while !self.ahead.is_empty() {
+            let written = ready!(Pin::new(&mut *wire).poll_write(cx, &self.ahead))?;
+            self.ahead.advance(written);
         }
-        // It may send a body all the same, or not.
-        self.closed = true;
-        b""
+        ready!(Pin::new(wire).poll_flush(cx))?;
+        self.flushes = false;
+        self.ahead = BytesMut::new();
+        self.wake_reading();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Wakes whoever has the body, which may have waited for the same as another task did, and was forgotten by that.
+    fn wake_reading(&mut self) {
+        if let Some(reading) = self.reading.take() {
+            reading.wake();
+        }
+    }
+
+    /// The answer begins. Returns what goes before it and is not written yet, and whether the connection may be kept: whoever has waited to be asked for
+    /// the body is not asked any more, and may send it all the same, or not.
+    pub(super) fn answers(&mut self) -> (BytesMut, bool) {
+        let unasked = std::mem::take(&mut self.expects);
+        self.closed |= unasked;
+        self.wake_reading();
+        (std::mem::take(&mut self.ahead), !self.closed)
     }
 
     /// The next piece of the present request's body.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failed>>> {
-        ready!(self.poll_ask(cx))?;
+        if self.poll_ask(cx)?.is_pending() {
+            return self.waits_to_read(cx);
+        }
         loop {
             match self.request.piece() {
                 Ok(Piece::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
@@ -186,22 +262,28 @@ impl Connection {
                     return Poll::Ready(Some(Err(failed)));
                 }
             }
-            if ready!(self.poll_more(cx))? == 0 {
-                self.closed = true;
+            match self.poll_more(cx) {
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    self.gone = true;
+                    self.closed = true;
+                }
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending => return self.waits_to_read(cx),
             }
         }
     }
 
+    fn waits_to_read<T>(&mut self, cx: &mut Context<'_>) -> Poll<T> {
+        self.reading = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
     /// Asks the client for the body, if it waits for that.
     fn poll_ask(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let (false, Some(wire)) = (self.interim.is_empty(), &mut self.wire) else {
-            return Poll::Ready(Ok(()));
-        };
-        while !self.interim.is_empty() {
-            let written = ready!(Pin::new(&mut *wire).poll_write(cx, self.interim))?;
-            self.interim = &self.interim[written..];
+        if std::mem::take(&mut self.expects) {
+            self.ahead.extend_from_slice(CONTINUE);
         }
-        Pin::new(wire).poll_flush(cx)
+        self.poll_ahead(cx)
     }
 
     /// Reads more of the body.

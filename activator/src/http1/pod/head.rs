@@ -45,12 +45,28 @@ pub(super) fn take(input: &[u8], to_head: bool) -> Result<Found<Head>, Failed> {
     };
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
     let status = status.ok_or(Failed::Malformed("it has no valid status"))?;
-    // What comes before the answer is between the pod and us.
     if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Found::Interim(length));
     }
     let head = read(&parsed, status, input, length, to_head)?;
     Ok(Found::Head(head, length))
+}
+
+/// What a pod says before its answer, if that is for the client: not that it wants the body, for which only the activator has asked.
+pub(super) fn interim(input: &[u8]) -> Option<Response<()>> {
+    let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let parser = httparse::ParserConfig::default();
+    let read_as = parser.parse_response_with_uninit_headers(&mut parsed, input, &mut fields);
+    read_as.ok()?;
+    let status = StatusCode::from_u16(parsed.code?).ok()?;
+    if status == StatusCode::CONTINUE {
+        return None;
+    }
+    let mut head = read(&parsed, status, input, input.len(), true).ok()?;
+    // It has no body, whose length could be told.
+    head.answer.headers_mut().remove(header::CONTENT_LENGTH);
+    Some(head.answer)
 }
 
 fn read(

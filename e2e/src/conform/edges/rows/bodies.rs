@@ -80,7 +80,8 @@ fn lengths() -> Vec<Row> {
 const HIDDEN: &str = "0\r\n\r\nGET /hidden HTTP/1.1\r\nHost: hello.shop\r\n\r\n";
 
 /// Why a coding other than chunked, once and last, is no good.
-const CODING: &str = "RFC 9112 section 6.1: what is not known is refused; Ebb says 400, where 501 may be said";
+const CODING: &str =
+    "RFC 9112 section 6.1: what is not known is refused; Ebb says 400, where 501 may be said";
 
 fn codings() -> Vec<Row> {
     let both = |first: &str, second: &str| {

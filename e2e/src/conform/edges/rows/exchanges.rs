@@ -127,7 +127,7 @@ fn pods() -> Vec<Row> {
         row("pod: 304 with a length", two()).pod("HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n"),
         row("pod: 304 with a body", two()).pod("HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\nbody"),
         row("pod: 100 first", two()).differs("200 200 <- GET hello.shop/echo <- GET hello.shop/echo", "RFC 9110 section 15.2: the answer is the final one; nginx 1.22 waits in vain").pod("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
-        row("pod: 103 first", two()).differs("200 200 <- GET hello.shop/echo <- GET hello.shop/echo", "RFC 9110 section 15.2 wants it passed on, and hyper cannot; the final answer is; nginx 1.22 waits in vain").pod("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
+        row("pod: 103 first", two()).differs("103 200 103 200 <- GET hello.shop/echo <- GET hello.shop/echo", "RFC 9110 section 15.2: it is passed on, and the final answer after it; nginx 1.22 waits in vain").pod("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
         row("pod: 101 that nobody asked for", one()).differs("502 <- GET hello.shop/echo", "RFC 9110 section 15.2.2: only upon a request's Upgrade").pod("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade, close\r\nUpgrade: x\r\n\r\n"),
         row("pod: the same length twice", one()).pod("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok"),
         row("pod: two lengths", one()).differs("502 <- GET hello.shop/echo", "RFC 9112 section 6.3: an answer whose end is not known").pod("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 9\r\n\r\nok"),
