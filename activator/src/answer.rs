@@ -130,7 +130,7 @@ impl Refusal {
             self.reason,
             Reason::Removed | Reason::BadRequest | Reason::HeadTooLarge | Reason::LowMemory
         ) {
-            // A Function of that name can come back, but not on a connection of the old one; what follows a bad request may be part of it; and
+            // A Function of that name can come back, but not on a connection of the old one; what follows a request that was not read to its end may be part of it; and
             // without memory the client is better off with another activator.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

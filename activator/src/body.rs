@@ -347,7 +347,7 @@ impl Download {
         }
     }
 
-    /// hyper does not poll a body again that says it has ended.
+    /// Whoever writes the body need not poll it again when all has come: hyper asks whether it has ended, HTTP/1.1 counts its length.
     fn end_if_ended(&mut self) {
         if self.is_ended() {
             self.end(true);

@@ -20,7 +20,7 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use crate::{
-    http1::client::Shared,
+    http1::client::Share,
     origin::Origin,
     tls::{self, Certified},
     tunnel,
@@ -29,7 +29,7 @@ use crate::{
 /// What requests need of their client's connection.
 pub(crate) struct Client {
     /// The connection itself, if it is one of HTTP/1.1.
-    pub(crate) http1: Option<Shared>,
+    pub(crate) http1: Option<Share>,
     pub(crate) origin: Origin,
     pub(crate) deadline: Deadline,
     /// What was shown to a client that speaks TLS.
@@ -285,12 +285,12 @@ impl AsyncWrite for Wire {
 #[derive(Debug)]
 pub(crate) struct Stream {
     socket: TcpStream,
-    /// It is read again.
+    /// It is read again, unless it is taken out.
     begun: BytesMut,
 }
 
 /// Most bytes of the first read.
-const FIRST_READ: usize = 4096;
+const FIRST_BYTES: usize = 4096;
 
 /// How an HTTP/2 connection begins (RFC 9113 section 3.4). No request of HTTP/1.1 can begin so, since `PRI` is reserved.
 const PREFACE: &[u8] = b"PRI ";
@@ -340,7 +340,7 @@ impl Stream {
 
     /// The buffer is on the stack, so that a connection that waits for its first request has none.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut buffer = [MaybeUninit::uninit(); FIRST_READ];
+        let mut buffer = [MaybeUninit::uninit(); FIRST_BYTES];
         let mut buffer = ReadBuf::uninit(&mut buffer);
         ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buffer))?;
         self.begun.extend_from_slice(buffer.filled());

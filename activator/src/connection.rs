@@ -23,7 +23,7 @@ use crate::{
     gather::Gather,
     http1::{
         self,
-        client::{Ending, Shared},
+        client::{Ending, Share},
     },
     metrics::Raised,
     proxy::Entry,
@@ -78,14 +78,21 @@ pub(crate) async fn serve(
         Some(Err(_)) | None => return Ok(()),
     };
     match begins {
-        // Boxed because they are large, and connections of HTTP/1.1 would have room for them.
-        Begins::Http2 => Box::pin(http2(server, client, Wire::Plain(stream), entry)).await,
+        // Boxed because they are large, and each connection would have room for all of them before it has sent a byte.
+        Begins::Http2 => Box::pin(serve_http2(server, client, Wire::Plain(stream), entry)).await,
         Begins::Tls if matches!(entry, Entry::Gateway) => {
             Box::pin(secure(server, client, stream, entry)).await
         }
         Begins::Http1 | Begins::Tls => {
             let begun = stream.take_begun();
-            http1(&server, client, Wire::Plain(stream), begun, &entry).await;
+            Box::pin(serve_http1(
+                &server,
+                client,
+                Wire::Plain(stream),
+                begun,
+                &entry,
+            ))
+            .await;
             Ok(())
         }
     }
@@ -112,15 +119,21 @@ async fn secure(server: Arc<Server>, mut client: Client, stream: Stream, entry: 
     client.secured(accepted.certified);
     let wire = Wire::Tls(Box::new(accepted.stream));
     if accepted.http2 {
-        return http2(server, client, wire, entry).await;
+        return serve_http2(server, client, wire, entry).await;
     }
-    http1(&server, client, wire, BytesMut::new(), &entry).await;
+    serve_http1(&server, client, wire, BytesMut::new(), &entry).await;
     Ok(())
 }
 
 /// Serves HTTP/1.1 on a stream of which `begun` was read already.
-async fn http1(server: &Server, mut client: Client, wire: Wire, begun: BytesMut, entry: &Entry) {
-    let shared = Shared::new(wire, begun);
+async fn serve_http1(
+    server: &Server,
+    mut client: Client,
+    wire: Wire,
+    begun: BytesMut,
+    entry: &Entry,
+) {
+    let shared = Share::new(wire, begun);
     let _ending = Ending(shared.clone());
     client.http1 = Some(shared.clone());
     client.deadline.set(Instant::now() + HEADER_TIMEOUT);
@@ -129,7 +142,7 @@ async fn http1(server: &Server, mut client: Client, wire: Wire, begun: BytesMut,
 }
 
 /// Serves HTTP/2 on a stream.
-async fn http2(server: Arc<Server>, client: Client, wire: Wire, entry: Entry) -> Ended {
+async fn serve_http2(server: Arc<Server>, client: Client, wire: Wire, entry: Entry) -> Ended {
     let deadline = client.deadline.clone();
     let shared = Arc::new((client, entry, Arc::clone(&server.proxy)));
     let service = service_fn(move |request: Request<Incoming>| {
@@ -165,7 +178,7 @@ async fn http2(server: Arc<Server>, client: Client, wire: Wire, entry: Entry) ->
     Ok(())
 }
 
-/// Polls a connection until it ends, is asked to by the server's stop, or is cut off: by force, or because its answer's deadline has passed. `None` then.
+/// Polls a connection until it ends, which the server's stop asks it to; `None` if it is cut off, by force or because its deadline has passed.
 async fn run<C: Future>(
     mut connection: Pin<&mut C>,
     shut_down: impl Fn(Pin<&mut C>),

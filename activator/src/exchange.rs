@@ -14,7 +14,7 @@ use crate::{
     connection::STREAM_WINDOW,
     function::Function,
     headers,
-    http1::client::Shared,
+    http1::client::Share,
     keeper,
     metrics::{Metrics, Raised},
     pod::Pod,
@@ -32,7 +32,7 @@ pub(crate) struct Exchange<'a> {
     function: &'a Function,
     metrics: &'a Arc<Metrics>,
     /// The client's connection, if it is one of HTTP/1.1.
-    client: Option<&'a Shared>,
+    client: Option<&'a Share>,
     /// Of what cuts off an answer that its client does not read.
     deadline: Deadline,
     /// `None` once it was sent and cannot be sent again.
@@ -113,18 +113,20 @@ impl<'a> Exchange<'a> {
     }
 
     /// Prepares the request for waiting. Returns the bytes that it keeps in memory meanwhile: its head, and over HTTP/2 what its client may send
-    /// of its body; over HTTP/1.1 the body is `unread` and stays in the socket.
-    pub(crate) fn rest(&mut self, unread: bool) -> usize {
+    /// of its body; over HTTP/1.1 the body stays in the socket, but for what came with the head, which is counted with the connection.
+    pub(crate) fn rest(&mut self) -> usize {
         let Some(request) = &mut self.request else {
             return 0;
         };
-        headers::detach(request);
+        if self.client.is_none() {
+            headers::detach(request);
+        }
         let headers = request.headers().iter();
         let head: usize = headers
             .map(|(name, value)| name.as_str().len() + value.len())
             .sum();
         let body = match request.body() {
-            Upload::Http2(_) if !unread => STREAM_WINDOW as usize,
+            Upload::Http2(_) => STREAM_WINDOW as usize,
             _ => 0,
         };
         head + body

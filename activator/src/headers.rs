@@ -116,8 +116,8 @@ pub(crate) fn to_http2<B>(request: &mut http::Request<B>) {
     }
 }
 
-/// Copies the head of a request of [`to_pod`] out of the buffer that it was read into, so that a request of some hundred bytes does not keep a buffer
-/// of 8 KiB for as long as it waits.
+/// Copies the head of a request of [`to_pod`] out of the buffer that it was read into: HTTP/2's library reads into large ones, and a request of some
+/// hundred bytes would keep one for as long as it waits. Heads of HTTP/1.1 are copied when they are read.
 pub(crate) fn detach<B>(request: &mut http::Request<B>) {
     for value in request.headers_mut().values_mut() {
         if let Ok(mut copy) = HeaderValue::from_bytes(value.as_bytes()) {

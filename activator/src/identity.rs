@@ -30,7 +30,7 @@ pub(crate) fn request_id(headers: &mut HeaderMap, fields: Fields) -> HeaderValue
     id
 }
 
-/// An ID of its own.
+/// A new ID.
 pub(crate) fn new() -> HeaderValue {
     hex([fastrand::u64(..), fastrand::u64(..)])
 }

@@ -41,8 +41,7 @@ const NEAR: usize = 40;
 /// Bytes of a block that the allocator takes from the system and gives back at once. See [`nudge`].
 const LARGE_BLOCK: usize = 16 << 20;
 
-/// Has the kernel give memory by the page and not in huge ones. A connection's buffers are of 8 KiB, of which a request that waits uses one page;
-/// in huge pages all of it would be resident.
+/// Has the kernel give memory by the page and not in huge ones: where one page of a huge one is used, all of it would be resident.
 pub(crate) fn by_the_page() {
     if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
         tracing::warn!(%error, "the kernel goes on using huge pages: connections take more memory");

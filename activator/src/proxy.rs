@@ -6,7 +6,6 @@ use std::sync::{
 };
 
 use http::{HeaderName, HeaderValue, Request, Response, Version, header};
-use http_body::Body as _;
 use throttle::Budget;
 use tokio::time::Instant;
 
@@ -211,7 +210,7 @@ impl Proxy {
         }
         let upgrade = Upgrade::of(&request, fields);
         // An HTTP/2 connection is read whatever becomes of the bodies, so it tells by itself when a client leaves.
-        let body_unread = request.version() != Version::HTTP_2 && !request.body().is_end_stream();
+        let body_unread = matches!(request.body(), Upload::Http1(_));
         let (mut head, body) = request.into_parts();
         let default_host = || format!("{}.{}", function.key.name, function.key.namespace);
         let hops = function.hops(client.origin.client, &head.headers);
@@ -245,8 +244,7 @@ impl Proxy {
         let mut again = false;
         loop {
             exchange.note_wait(&acquired);
-            let unread = hold.body_unread;
-            let slot = hold.slot(acquired, || exchange.rest(unread)).await;
+            let slot = hold.slot(acquired, || exchange.rest()).await;
             exchange.note_slot();
             // Most requests are sent as soon as they come, and a clock costs them some.
             let now = if again { Instant::now() } else { hold.granted };
@@ -281,7 +279,7 @@ fn tell_timing(response: &mut Response<Reply>, function: &Function, hold: &Hold<
     function.report(cold_start, pod, response.status().as_u16(), phases);
 }
 
-/// Counts a request as gone when dropped, as its connection does when it sees the client leaving.
+/// Counts a request as gone when dropped: its connection drops the future of a request whose client it sees leaving.
 struct Unanswered<'a> {
     metrics: &'a Metrics,
     line: Pending,

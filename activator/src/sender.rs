@@ -178,7 +178,7 @@ impl Sender {
         &mut self,
         request: &mut Option<Request<Upload>>,
         kept: bool,
-        client: Option<&http1::client::Shared>,
+        client: Option<&http1::client::Share>,
     ) -> Result<Answer, Failed> {
         match self {
             Self::Http1(connection) => connection.send(request, kept, client).await,

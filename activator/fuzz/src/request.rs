@@ -1,4 +1,4 @@
-//! A client's connection through the whole activator: hyper on both sides, routing, rewriting, the pool of connections to a pod.
+//! A client's connection through the whole activator: reading requests, routing, rewriting, the pool of connections to a pod, and the answers' way back.
 //!
 //! The pod reads strictly, and what it has read is compared with what the client has sent and was answered: a request that is smuggled
 //! is one that the pod has read and nobody was answered, or another one than was sent.

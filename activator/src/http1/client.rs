@@ -2,7 +2,7 @@
 
 mod date;
 mod head;
-mod shared;
+mod share;
 
 use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
@@ -14,19 +14,16 @@ use crate::{
     tunnel::Tunnel,
 };
 
-pub(crate) use self::shared::{Ending, Shared, Uploading};
-use self::{head::Asked, shared::Writer};
+pub(crate) use self::share::{Ending, Share, Uploading};
+use self::{head::Asked, share::Writer};
 
-use super::{head::announced, sending::Sending};
-
-/// Bytes of an answer's head, as a first guess.
-const HEAD: usize = 512;
+use super::{HEAD, head::announced, sending::Sending};
 
 /// How long a client that has sent more than was read may take to close the connection after its answer. What it sends meanwhile is dropped.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Serves a connection until it ends. Within the connection's deadline, and polled again when the server stops.
-pub(crate) async fn serve(server: &Server, client: &Client, entry: &Entry, shared: &Shared) {
+/// Serves a connection until it ends. To be polled within the connection's deadline, and again when the server stops.
+pub(crate) async fn serve(server: &Server, client: &Client, entry: &Entry, shared: &Share) {
     while let Some(head) = poll_fn(|cx| shared.lock().poll_head(cx, || server.stops())).await {
         client.deadline.clear();
         let (answer, asked) = match head {
@@ -39,7 +36,7 @@ pub(crate) async fn serve(server: &Server, client: &Client, entry: &Entry, share
                         let mut connection = shared.lock();
                         // Whoever cannot be written to is noticed by reading, or by the answer.
                         let _ = connection.poll_ahead(cx);
-                        connection.poll_gone(cx).map(|()| None)
+                        connection.poll_left(cx).map(|()| None)
                     }
                 });
                 match answered.await {
@@ -82,7 +79,8 @@ pub(crate) async fn serve(server: &Server, client: &Client, entry: &Entry, share
     }
 }
 
-async fn close(client: &Client, shared: &Shared) {
+/// Ends the connection, and gives the client [`LINGER`] to do so, too.
+async fn close(client: &Client, shared: &Share) {
     client.deadline.set(Instant::now() + LINGER);
     // Whether the client closes properly is its own matter.
     let _ = poll_fn(|cx| shared.lock().poll_close(cx)).await;
@@ -97,7 +95,7 @@ enum Sent {
 }
 
 /// Sends an answer; `None` if that could not be done to its end, so that all that is left to do is to close the connection.
-async fn send(shared: &Shared, answer: Response<Reply>, mut asked: Asked) -> Option<Sent> {
+async fn send(shared: &Share, answer: Response<Reply>, mut asked: Asked) -> Option<Sent> {
     let (ahead, may_be_kept) = shared.lock().answers();
     asked.kept &= may_be_kept;
     let mut out = Vec::with_capacity(HEAD);
@@ -112,7 +110,7 @@ async fn send(shared: &Shared, answer: Response<Reply>, mut asked: Asked) -> Opt
     let sent = poll_fn(
         |cx| match sending.poll(&mut Writer(shared), &mut reply, cx) {
             Poll::Ready(sent) => Poll::Ready(sent.ok()),
-            Poll::Pending => shared.lock().poll_gone(cx).map(|()| None),
+            Poll::Pending => shared.lock().poll_left(cx).map(|()| None),
         },
     );
     sent.await?;

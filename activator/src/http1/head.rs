@@ -3,10 +3,10 @@
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Most fields of a head, whoever sends it.
-pub(crate) const MOST_FIELDS: usize = 100;
+pub(super) const MOST_FIELDS: usize = 100;
 
 /// Longest head, whoever sends it.
-pub(crate) const LONGEST: usize = 64 << 10;
+pub(super) const LONGEST: usize = 64 << 10;
 
 /// Whether a head may have come to its end in what was read since only `parsed` bytes were there. What begins is always looked at: it may be none.
 pub(super) fn may_end(input: &[u8], parsed: usize) -> bool {

@@ -1,6 +1,7 @@
 //! A connection to a pod, which takes one request after another.
 //!
-//! All of it happens in the request's task, and the request stays where it is until it is known that it need not be sent again.
+//! All of it happens in the request's task, but for the rest of a request that has its answer already; and the request stays where it is until it is known that
+//! it need not be sent again.
 
 mod head;
 
@@ -34,15 +35,12 @@ use crate::{
 
 use self::head::Head;
 use super::{
-    FIRST_READ, Room,
-    client::Shared,
+    FIRST_READ, HEAD, Room,
+    client::Share,
     head::announced,
     message::{Found, Message, Piece},
     sending::{Sending, Stopped},
 };
-
-/// Bytes of a head, as a first guess.
-const HEAD: usize = 512;
 
 /// One connection.
 #[derive(Debug)]
@@ -125,7 +123,7 @@ impl Connection {
         &mut self,
         request: &mut Option<Request<Upload>>,
         kept: bool,
-        client: Option<&Shared>,
+        client: Option<&Share>,
     ) -> Result<Answer, Failed> {
         // Not two requests on one connection, whatever happens to this one.
         self.kept = false;

@@ -33,7 +33,7 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// A share of a connection.
 #[derive(Clone, Debug)]
-pub(crate) struct Shared(Arc<Mutex<Connection>>);
+pub(crate) struct Share(Arc<Mutex<Connection>>);
 
 /// Locked for no longer than a call takes.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ pub(super) struct Connection {
     flushes: bool,
     /// Whether the present request's body is somebody's.
     uploading: bool,
-    /// Whether nobody is to read any more of it.
+    /// Whether no further request is read: nobody wants the rest of this one, or it is none.
     closed: bool,
     /// Whether the client went away while it was read.
     gone: bool,
@@ -62,7 +62,7 @@ pub(super) struct Connection {
     reading: Option<Waker>,
 }
 
-impl Shared {
+impl Share {
     /// A connection of which `begun` was read already.
     pub(crate) fn new(wire: Wire, begun: BytesMut) -> Self {
         let mut request = Message::default();
@@ -141,7 +141,7 @@ impl Shared {
 }
 
 /// Ends a connection when dropped.
-pub(crate) struct Ending(pub(crate) Shared);
+pub(crate) struct Ending(pub(crate) Share);
 
 impl Drop for Ending {
     fn drop(&mut self) {
@@ -181,7 +181,7 @@ impl Connection {
 
     /// Resolves when the client has gone while its request is answered. What it sends meanwhile is its next request, and is kept; it is not looked at
     /// any further then.
-    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.gone {
             return Poll::Ready(());
         }
@@ -347,7 +347,7 @@ impl Connection {
 }
 
 /// Where answers are written.
-pub(super) struct Writer<'a>(pub(super) &'a Shared);
+pub(super) struct Writer<'a>(pub(super) &'a Share);
 
 impl Writer<'_> {
     fn with<T>(
@@ -389,7 +389,7 @@ impl AsyncWrite for Writer<'_> {
 
 /// The body of a connection's present request. `None` once it has ended: what comes then is another one's.
 #[derive(Debug)]
-pub(crate) struct Uploading(Option<Shared>);
+pub(crate) struct Uploading(Option<Share>);
 
 impl Uploading {
     pub(crate) fn poll_frame(
