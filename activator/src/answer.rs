@@ -39,10 +39,12 @@ pub(crate) enum Reason {
     PodFailed,
     /// The pod's answer took too long.
     RequestTimeout,
+    /// The client took too long to send its request.
+    BodyTimeout,
 }
 
 impl Reason {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::UnknownHost,
         Self::Misdirected,
         Self::BadRequest,
@@ -56,6 +58,7 @@ impl Reason {
         Self::PodProblem,
         Self::PodFailed,
         Self::RequestTimeout,
+        Self::BodyTimeout,
     ];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -73,6 +76,7 @@ impl Reason {
             Self::PodProblem => "pod-problem",
             Self::PodFailed => "pod-failed",
             Self::RequestTimeout => "request-timeout",
+            Self::BodyTimeout => "body-timeout",
         }
     }
 
@@ -89,6 +93,7 @@ impl Reason {
             | Self::Removed => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoPod | Self::PodProblem | Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::PodFailed => StatusCode::BAD_GATEWAY,
+            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
         }
     }
 }
@@ -128,7 +133,11 @@ impl Refusal {
         }
         if matches!(
             self.reason,
-            Reason::Removed | Reason::BadRequest | Reason::HeadTooLarge | Reason::LowMemory
+            Reason::Removed
+                | Reason::BadRequest
+                | Reason::HeadTooLarge
+                | Reason::BodyTimeout
+                | Reason::LowMemory
         ) {
             // A Function of that name can come back, but not on a connection of the old one; what follows a request that was not read to its end may be part of it; and
             // without memory the client is better off with another activator.

@@ -23,6 +23,7 @@ use crate::{
     pod::Pod,
     sender::{Failed, Sender},
     tunnel::Tunnel,
+    turn::Turn,
 };
 
 /// A request's body on its way to a pod.
@@ -31,9 +32,19 @@ pub(crate) enum Upload {
     /// None. Unlike a stream it can be sent again.
     Empty,
     /// As it comes from a client of HTTP/1.1.
-    Http1(Uploading),
+    Http1(Uploading, Turn),
     /// As it comes from one of HTTP/2.
-    Http2(Incoming),
+    Http2(Incoming, Turn),
+}
+
+impl Upload {
+    /// Whose turn it is while it is on its way; `None` if there is nothing to send.
+    pub(crate) fn turn(&self) -> Option<&Turn> {
+        match self {
+            Self::Empty => None,
+            Self::Http1(_, turn) | Self::Http2(_, turn) => Some(turn),
+        }
+    }
 }
 
 impl From<Incoming> for Upload {
@@ -41,7 +52,7 @@ impl From<Incoming> for Upload {
         if body.is_end_stream() {
             Self::Empty
         } else {
-            Self::Http2(body)
+            Self::Http2(body, Turn::default())
         }
     }
 }
@@ -54,29 +65,32 @@ impl Body for Upload {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failed>>> {
-        match self.get_mut() {
-            Self::Empty => Poll::Ready(None),
-            Self::Http1(body) => body.poll_frame(cx),
-            Self::Http2(body) => {
+        let (frame, turn) = match self.get_mut() {
+            Self::Empty => return Poll::Ready(None),
+            Self::Http1(body, turn) => (body.poll_frame(cx), turn),
+            Self::Http2(body, turn) => {
                 let frame = Pin::new(body).poll_frame(cx);
-                frame.map(|frame| frame.map(|frame| frame.map_err(Failed::Http2)))
+                let frame = frame.map(|frame| frame.map(|frame| frame.map_err(Failed::Http2)));
+                (frame, turn)
             }
-        }
+        };
+        turn.asked(frame.is_pending());
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Http1(body) => body.is_ended(),
-            Self::Http2(body) => body.is_end_stream(),
+            Self::Http1(body, _) => body.is_ended(),
+            Self::Http2(body, _) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Http1(body) => body.size_hint(),
-            Self::Http2(body) => body.size_hint(),
+            Self::Http1(body, _) => body.size_hint(),
+            Self::Http2(body, _) => body.size_hint(),
         }
     }
 }
@@ -125,8 +139,10 @@ impl Flight {
 /// How long an answer may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Until when it must begin.
-    pub(crate) first_byte: Instant,
+    /// When the request was given its pod.
+    pub(crate) began: Instant,
+    /// How long the pod may take until it begins.
+    pub(crate) first_byte: Duration,
     /// How long the pod may send nothing, once it has begun.
     pub(crate) idle: Option<Duration>,
     /// Until when it must end.
@@ -232,6 +248,11 @@ impl Reply {
             line,
         };
         download.end_if_ended();
+        if download.flight.is_some() && download.body.is_some() {
+            // That of an answer to a HEAD is not asked for, but a pod of HTTP/2 may let its end wait.
+            download.of_connection.set(limits.end);
+            download.due = Some(limits.end);
+        }
         Self::Pod(download)
     }
 }

@@ -15,11 +15,13 @@ use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
+    sync::OwnedSemaphorePermit,
     time::{Instant, sleep_until},
 };
 use tokio_rustls::server::TlsStream;
 
 use crate::{
+    cores::Place,
     http1::client::Share,
     origin::Origin,
     tls::{self, Certified},
@@ -96,26 +98,31 @@ impl Deadline {
         .await
     }
 
-    /// What comes of `answer`, unless it takes until `at`. To be polled within [`over`](Self::over), which wakes it then.
+    /// What comes of `answer`, unless it takes until `due`, which may become later meanwhile. To be polled within [`over`](Self::over), which wakes it
+    /// then.
     pub(crate) async fn until<F: Future>(
         &self,
-        at: Instant,
+        due: impl Fn() -> Instant,
         mut answer: Pin<&mut F>,
     ) -> Option<F::Output> {
-        let mut waits = false;
-        let output = poll_fn(|cx| match answer.as_mut().poll(cx) {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            // Most answers are there at the second look, so the clock is read only at the third.
-            Poll::Pending if !waits => {
-                waits = true;
-                self.set(at);
-                Poll::Pending
+        let mut set = None;
+        let output = poll_fn(|cx| {
+            if let Poll::Ready(output) = answer.as_mut().poll(cx) {
+                return Poll::Ready(Some(output));
             }
-            Poll::Pending if Instant::now() >= at => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
+            let due = due();
+            // Most answers are there at the second look, so the clock is read only at the third.
+            if set.is_some() && Instant::now() >= due {
+                return Poll::Ready(None);
+            }
+            if set != Some(due) {
+                self.set(due);
+                set = Some(due);
+            }
+            Poll::Pending
         })
         .await;
-        if waits {
+        if set.is_some() {
             self.clear();
         }
         output
@@ -287,7 +294,12 @@ pub(crate) struct Stream {
     socket: TcpStream,
     /// It is read again, unless it is taken out.
     begun: BytesMut,
+    /// Given back when it is closed, whatever protocol it has then.
+    _places: Places,
 }
+
+/// What a connection occupies: one of as many as there may be, and a place on a core.
+pub(crate) type Places = (OwnedSemaphorePermit, Place);
 
 /// Most bytes of the first read.
 const FIRST_BYTES: usize = 4096;
@@ -307,10 +319,11 @@ pub(crate) enum Begins {
 }
 
 impl Stream {
-    pub(crate) fn new(socket: TcpStream) -> Self {
+    pub(crate) fn new(socket: TcpStream, places: Places) -> Self {
         Self {
             socket,
             begun: BytesMut::new(),
+            _places: places,
         }
     }
 

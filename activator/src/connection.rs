@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     body::Upload,
-    client::{Begins, Client, Deadline, Stream, Wire},
+    client::{Begins, Client, Deadline, Places, Stream, Wire},
     gather::Gather,
     http1::{
         self,
@@ -66,11 +66,12 @@ pub(crate) async fn serve(
     server: Arc<Server>,
     accepted: Accepted,
     peer: SocketAddr,
+    places: Places,
     entry: Entry,
 ) -> Ended {
     let _open = Raised::new(&server.metrics.connections);
     let client = Client::new(server.origin(peer.ip()));
-    let mut stream = Stream::new(accepted.stream()?);
+    let mut stream = Stream::new(accepted.stream()?, places);
     let first = timeout(HEADER_TIMEOUT, stream.begins());
     let begins = match server.stop.run_until_cancelled(first).await {
         Some(Ok(told)) => told?,

@@ -21,11 +21,15 @@ use crate::{
     pool::Fresh,
     sender::{Answer, Failed, Sender},
     tunnel::{self, Tunnel, Upgrade},
+    turn::{Turn, Whose},
 };
 
 /// How often a request is sent again after a connection broke: once after a kept one, which says nothing of the pod, and twice
 /// more to pods that accept connections only to break them.
 const MAX_RESENDS: u32 = 3;
+
+/// Bytes that a field of a head occupies beside its text, as the map of fields has room for it.
+const FIELD: usize = 104;
 
 /// A request until it is answered.
 pub(crate) struct Exchange<'a> {
@@ -37,6 +41,8 @@ pub(crate) struct Exchange<'a> {
     deadline: Deadline,
     /// `None` once it was sent and cannot be sent again.
     request: Option<Request<Upload>>,
+    /// Of its body, if it has one.
+    turn: Option<Turn>,
     /// The client's wish for another protocol.
     upgrade: Option<Upgrade>,
     /// How many activators have sent it on; `None` if its Function has no limit, so that none does.
@@ -54,12 +60,23 @@ impl Limits {
             true => settings.cold_start,
             false => Duration::ZERO,
         };
-        let end = began + held + settings.request;
         Self {
-            first_byte: end.min(began + held + settings.first_byte),
+            began,
+            first_byte: held + settings.first_byte,
             idle: settings.idle,
-            end,
+            end: began + held + settings.request,
         }
+    }
+
+    /// Until when the answer must begin, by what is known now: the pod's time counts from when it has all that the client has sent.
+    fn due(&self, turn: Option<&Turn>) -> Instant {
+        let from = match turn.map(Turn::whose) {
+            None | Some(Whose::Pod(None)) => self.began,
+            Some(Whose::Pod(Some(since))) => since.max(self.began),
+            // It may be the pod's at any time, of which nobody tells.
+            Some(Whose::Client) => Instant::now(),
+        };
+        self.end.min(from + self.first_byte)
     }
 }
 
@@ -90,6 +107,7 @@ impl<'a> Exchange<'a> {
             metrics,
             client: client.http1.as_ref(),
             deadline: client.deadline(),
+            turn: request.body().turn().cloned(),
             request: Some(request),
             upgrade,
             hops,
@@ -118,18 +136,16 @@ impl<'a> Exchange<'a> {
         let Some(request) = &mut self.request else {
             return 0;
         };
-        if self.client.is_none() {
-            headers::detach(request);
-        }
-        let headers = request.headers().iter();
-        let head: usize = headers
-            .map(|(name, value)| name.as_str().len() + value.len())
-            .sum();
+        let head = match self.client {
+            Some(client) => client.head(),
+            None => headers::detach(request),
+        };
+        let fields = request.headers().capacity() * FIELD;
         let body = match request.body() {
-            Upload::Http2(_) => STREAM_WINDOW as usize,
+            Upload::Http2(..) => STREAM_WINDOW as usize,
             _ => 0,
         };
-        head + body
+        head + fields + body
     }
 
     /// Sends the request to the slot's pod now, which is `began`: on a kept connection, and if that has broken on another one.
@@ -161,7 +177,7 @@ impl<'a> Exchange<'a> {
                 }
             };
             let kept = fresh.is_none();
-            match self.send(&mut connection, fresh, limits.first_byte).await? {
+            match self.send(&mut connection, fresh, &limits).await? {
                 Some(answer) => break (answer, connection),
                 None if kept => {}
                 // A new connection broke before it took anything: no better than one that is refused.
@@ -237,7 +253,7 @@ impl<'a> Exchange<'a> {
         &mut self,
         connection: &mut Sender,
         fresh: Option<Fresh>,
-        deadline: Instant,
+        limits: &Limits,
     ) -> Result<Option<Answer>, Failure> {
         if self.request.is_none() {
             // Every way back to here puts it back first.
@@ -246,7 +262,8 @@ impl<'a> Exchange<'a> {
         let sent = {
             let answer = pin!(connection.send(&mut self.request, fresh.is_none(), self.client));
             let answer = pin!(Fresh::until(fresh, answer));
-            self.deadline.until(deadline, answer).await
+            let turn = self.turn.as_ref();
+            self.deadline.until(|| limits.due(turn), answer).await
         };
         let failed = match sent {
             Some(Ok(answer)) => return Ok(Some(answer)),
@@ -274,6 +291,13 @@ impl<'a> Exchange<'a> {
             &self.function.key,
             settings.first_byte.min(settings.request),
         );
+        if self.turn.as_ref().map(Turn::whose) == Some(Whose::Client) {
+            let limit = settings.request;
+            let text = format!(
+                "the request's body did not come whole within {limit:?}, which is timeouts.request of {key}"
+            );
+            return Refusal::new(Reason::BodyTimeout, text);
+        }
         let text = format!("a pod of {key} did not begin to answer within {limit:?}");
         Refusal::new(Reason::RequestTimeout, text)
     }

@@ -117,9 +117,11 @@ pub(crate) fn to_http2<B>(request: &mut http::Request<B>) {
 }
 
 /// Copies the head of a request of [`to_pod`] out of the buffer that it was read into: HTTP/2's library reads into large ones, and a request of some
-/// hundred bytes would keep one for as long as it waits. Heads of HTTP/1.1 are copied when they are read.
-pub(crate) fn detach<B>(request: &mut http::Request<B>) {
-    for value in request.headers_mut().values_mut() {
+/// hundred bytes would keep one for as long as it waits. Heads of HTTP/1.1 are copied when they are read. Returns how many bytes it has.
+pub(crate) fn detach<B>(request: &mut http::Request<B>) -> usize {
+    let mut bytes = 0;
+    for (name, value) in request.headers_mut() {
+        bytes += name.as_str().len() + value.len();
         if let Ok(mut copy) = HeaderValue::from_bytes(value.as_bytes()) {
             copy.set_sensitive(value.is_sensitive());
             *value = copy;
@@ -131,6 +133,11 @@ pub(crate) fn detach<B>(request: &mut http::Request<B>) {
     if let Some(Ok(copy)) = target.map(|target| PathAndQuery::try_from(target.as_str())) {
         *request.uri_mut() = Uri::from(copy);
     }
+    bytes
+        + request
+            .uri()
+            .path_and_query()
+            .map_or(0, |target| target.as_str().len())
 }
 
 /// Turns the head of a pod's answer that came over HTTP/2 into the one that the client gets.

@@ -9,6 +9,7 @@ mod access;
 mod answer;
 mod args;
 mod body;
+mod carry;
 mod client;
 mod connection;
 mod control;
@@ -42,6 +43,7 @@ mod stats;
 mod timing;
 mod tls;
 mod tunnel;
+mod turn;
 mod veto;
 
 use std::{net::SocketAddr, sync::Arc};

@@ -1,12 +1,18 @@
 //! Connections to one pod.
 
-use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use crds::control::Protocol;
 use parking_lot::Mutex;
 use tokio::{
     net::TcpStream,
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep, timeout},
 };
 
@@ -43,6 +49,8 @@ pub(crate) struct Pool {
     /// A connection lives on the thread that opened it. `None` once the pod is gone.
     idle: PerCore<Mutex<Kept>>,
     fresh: Arc<Semaphore>,
+    /// Tells those who wait for leave to open one that the pod does not accept any, or is gone.
+    unreachable: Notify,
     metrics: Arc<Metrics>,
 }
 
@@ -93,6 +101,7 @@ impl Pool {
                 Protocol::Http1 => MAX_FRESH,
                 Protocol::H2c => MAX_FRESH_SHARED,
             })),
+            unreachable: Notify::new(),
             metrics,
         }
     }
@@ -131,10 +140,9 @@ impl Pool {
     /// Opens a connection when the pod can take another one, or returns a used one if that comes first and `kept` allows it.
     ///
     /// # Errors
-    /// If the pod does not accept one in time.
+    /// If the pod does not accept one in time, or did not accept another one meanwhile.
     pub(crate) async fn open(&self, kept: bool) -> io::Result<(Sender, Option<Fresh>)> {
-        let permit = Arc::clone(&self.fresh).acquire_owned().await;
-        let permit = permit.map_err(io::Error::other)?;
+        let permit = self.leave().await?;
         // The answer that made room here is about to give its connection back, which saves the pod and us a new one.
         tokio::task::yield_now().await;
         if let Some(used) = kept.then(|| self.take(Instant::now())).flatten() {
@@ -149,6 +157,23 @@ impl Pool {
         Ok((sender, Some(Fresh(Some(permit)))))
     }
 
+    /// Leave to open a connection. Whoever waits for it waits no longer than until one fails: a pod that is gone would hold up a crowd by two seconds
+    /// for each few of it.
+    async fn leave(&self) -> io::Result<OwnedSemaphorePermit> {
+        if let Ok(permit) = Arc::clone(&self.fresh).try_acquire_owned() {
+            return Ok(permit);
+        }
+        let mut unreachable = pin!(self.unreachable.notified());
+        // From here on, and not only from its first poll.
+        unreachable.as_mut().enable();
+        tokio::select! {
+            // What fails gives its leave to the next one.
+            biased;
+            () = unreachable => Err(io::ErrorKind::ConnectionAborted.into()),
+            permit = Arc::clone(&self.fresh).acquire_owned() => permit.map_err(io::Error::other),
+        }
+    }
+
     async fn connect(&self) -> io::Result<Sender> {
         let connected = match timeout(CONNECT_TIMEOUT, TcpStream::connect(self.address)).await {
             Ok(Ok(stream)) => Sender::new(stream, self.protocol).await,
@@ -157,7 +182,10 @@ impl Pool {
         };
         match connected {
             Ok(_) => self.metrics.connected.inc(),
-            Err(_) => self.metrics.connect_failed.inc(),
+            Err(_) => {
+                self.metrics.connect_failed.inc();
+                self.unreachable.notify_waiters();
+            }
         }
         connected
     }
@@ -184,12 +212,13 @@ impl Pool {
         }
     }
 
-    /// Closes all unused connections, and each other one when its request has ended.
+    /// Closes all unused connections, and each other one when its request has ended; no new one is waited for.
     pub(crate) fn close(&self) {
         for kept in self.idle.iter() {
             let closed = kept.lock().0.take();
             drop(closed);
         }
+        self.unreachable.notify_waiters();
     }
 }
 
@@ -218,5 +247,65 @@ impl Idle {
         let idle = now.saturating_duration_since(self.since);
         let unused = !self.sender.is_used() && idle >= IDLE_TIMEOUT;
         self.sender.is_closed() || unused
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a failed step is a failed test
+mod tests {
+    use tokio::{net::TcpSocket, task::JoinSet};
+
+    use super::*;
+
+    /// A pod whose backlog is full, so that it accepts no connection; it is until the connections in that are dropped, too.
+    async fn full() -> (tokio::net::TcpListener, Vec<TcpStream>, SocketAddr) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(connected) = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+            waiting.push(connected.unwrap());
+        }
+        (listener, waiting, address)
+    }
+
+    fn pool(address: SocketAddr) -> Arc<Pool> {
+        let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
+        Arc::new(Pool::new(address, Protocol::Http1, Arc::new(metrics)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_accepts_none_holds_up_nobody_longer_than_one_connection_may_take() {
+        let (_listener, _waiting, address) = full().await;
+        let pool = pool(address);
+        let began = Instant::now();
+        let mut opening = JoinSet::new();
+        for _ in 0..3 * MAX_FRESH {
+            let pool = Arc::clone(&pool);
+            opening.spawn(async move { pool.open(true).await.is_err() });
+        }
+        assert!(opening.join_all().await.into_iter().all(|failed| failed));
+        let took = began.elapsed();
+        assert!(
+            (CONNECT_TIMEOUT..2 * CONNECT_TIMEOUT).contains(&took),
+            "{took:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_for_leave_learns_that_the_pod_is_gone() {
+        let (_listener, _waiting, address) = full().await;
+        let pool = pool(address);
+        let _all = Arc::clone(&pool.fresh)
+            .acquire_many_owned(MAX_FRESH as u32)
+            .await;
+        let waits = tokio::spawn({
+            let pool = Arc::clone(&pool);
+            async move { pool.open(true).await.is_err() }
+        });
+        tokio::task::yield_now().await;
+        pool.close();
+        assert!(waits.await.unwrap());
     }
 }

@@ -210,7 +210,7 @@ impl Proxy {
         }
         let upgrade = Upgrade::of(&request, fields);
         // An HTTP/2 connection is read whatever becomes of the bodies, so it tells by itself when a client leaves.
-        let body_unread = matches!(request.body(), Upload::Http1(_));
+        let body_unread = matches!(request.body(), Upload::Http1(..));
         let (mut head, body) = request.into_parts();
         let default_host = || format!("{}.{}", function.key.name, function.key.namespace);
         let hops = function.hops(client.origin.client, &head.headers);

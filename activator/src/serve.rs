@@ -117,8 +117,8 @@ impl Server {
         let (server, entry) = (Arc::clone(self), entry.clone());
         self.cores.spawn(|core| {
             let serving = async move {
-                let _places = (place, core);
-                if let Err(error) = connection::serve(server, stream, peer, entry).await {
+                let places = (place, core);
+                if let Err(error) = connection::serve(server, stream, peer, places, entry).await {
                     tracing::debug!(%error, "client connection ended");
                 }
             };

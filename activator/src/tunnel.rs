@@ -6,22 +6,19 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::{
-    io::{AsyncWriteExt as _, copy_bidirectional},
-    net::TcpStream,
-    time::Instant,
-};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     access::Pending,
     body::{Flight, Upload},
+    carry::carry,
     client::Wire,
     fields::Fields,
     metrics::{Metrics, Raised},
 };
 
-/// After so long without any bytes the kernel asks whether the client still lives: an upgraded connection has no timeout of its own.
+/// After so long without any bytes the kernel asks whether client and pod still live: an upgraded connection has no timeout of its own.
 const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// A client's wish for another protocol.
@@ -83,7 +80,7 @@ pub(crate) struct Tunnel {
 }
 
 impl Tunnel {
-    /// Carries bytes both ways until one side ends; the client has `sent` some already. Returns how many the pod has sent.
+    /// Carries bytes both ways until both sides end; the client has `sent` some already. Returns how many the pod has sent.
     async fn carry(&mut self, client: &mut Wire, sent: Bytes) -> io::Result<u64> {
         let begun = std::mem::take(&mut self.begun);
         client.write_all(&begun).await?;
@@ -92,8 +89,7 @@ impl Tunnel {
         let count = begun.len() as u64;
         // The buffers that they were read into.
         drop((begun, sent));
-        let (_, sent) = copy_bidirectional(client, &mut self.pod).await?;
-        Ok(sent + count)
+        Ok(carry(client, &mut self.pod).await? + count)
     }
 
     fn end(&mut self, sent: Option<u64>) {
@@ -131,10 +127,11 @@ impl Tunnels {
         }
     }
 
-    /// Carries bytes both ways until one side ends. The client's stream, and what it `sent` already.
+    /// Carries bytes both ways until both sides end. The client's stream, and what it `sent` already.
     pub(crate) fn open(&self, (mut client, sent): (Wire, Bytes), mut tunnel: Box<Tunnel>) {
         let (force, metrics) = (self.force.clone(), Arc::clone(&self.metrics));
         client.keep_alive();
+        keep_alive(&tunnel.pod);
         self.tasks.spawn(async move {
             let _open = Raised::new(&metrics.upgraded);
             let carried = tunnel.carry(&mut client, sent);
@@ -151,7 +148,7 @@ impl Tunnels {
     }
 }
 
-/// Has the kernel notice a client that is gone without a word.
+/// Has the kernel notice whoever is gone without a word.
 pub(crate) fn keep_alive(stream: &TcpStream) {
     let probes = TcpKeepalive::new()
         .with_time(KEEPALIVE)

@@ -149,14 +149,14 @@ pub struct Timeouts {
     pub cold_start: Duration,
 
     /// How long a request may take once a pod has it, to the last byte of the answer: before the first byte it is answered 504,
-    /// after it the answer is cut off. Default 5m. Between 1s and 24h.
+    /// or 408 if the rest of its own body is what is missing; after it the answer is cut off. Default 5m. Between 1s and 24h.
     #[serde(default = "default_request")]
     #[schemars(schema_with = "schema::duration")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')").message("timeouts.request is between 1s and 24h"))]
     pub request: Duration,
 
-    /// How long the pod may take until its answer begins, from when it has the request; after that the request is answered 504. Default: as
-    /// long as the request. At least 1s.
+    /// How long the pod may take until its answer begins, from when it has the request, or what the client has sent of it so far: the time that a slow
+    /// upload takes is not the pod's. After that the request is answered 504. Default: as long as the request. At least 1s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::duration")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')").message("timeouts.firstByte is between 1s and 24h"))]

@@ -51,9 +51,10 @@ pub(crate) async fn serve(server: &Server, client: &Client, entry: &Entry, share
         }
         match send(shared, answer, asked).await {
             Some(Sent::Whole { kept }) => {
-                let mut waited = false;
+                let (mut waited, mut drained) = (false, 0);
                 let read_whole = poll_fn(|cx| {
-                    let read_whole = shared.lock().poll_read_whole(cx);
+                    let ends = || !kept || server.stops();
+                    let read_whole = shared.lock().poll_read_whole(cx, &mut drained, ends);
                     waited |= read_whole.is_pending();
                     read_whole
                 });
@@ -96,7 +97,8 @@ enum Sent {
 
 /// Sends an answer; `None` if that could not be done to its end, so that all that is left to do is to close the connection.
 async fn send(shared: &Share, answer: Response<Reply>, mut asked: Asked) -> Option<Sent> {
-    let (ahead, may_be_kept) = shared.lock().answers();
+    let began = poll_fn(|cx| Poll::Ready(shared.lock().answers(cx)));
+    let (ahead, may_be_kept) = began.await;
     asked.kept &= may_be_kept;
     let mut out = Vec::with_capacity(HEAD);
     out.extend_from_slice(&ahead);

@@ -175,6 +175,14 @@ impl Message {
         }
     }
 
+    /// Whether more than `most` bytes of the body may be to come.
+    pub(super) fn is_longer(&self, most: usize) -> bool {
+        match self.body {
+            Body::Length(left) => left > most as u64,
+            Body::Chunked(_) | Body::UntilEnd => true,
+        }
+    }
+
     /// How much is to come, if that is known.
     pub(crate) fn size_hint(&self) -> SizeHint {
         match self.body {

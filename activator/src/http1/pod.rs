@@ -133,12 +133,14 @@ impl Connection {
         };
         let mut sending = sending(sent);
         let to_head = sent.method() == Method::HEAD;
+        let mut hinted = false;
         let mut take = |input: &[u8]| {
             let found = head::take(input, to_head)?;
-            if let (Found::Interim(length), Some(client)) = (&found, client)
-                && let Some(hint) = head::interim(&input[..*length])
-            {
-                client.hint(&hint);
+            if let Found::Interim(length) = &found {
+                hinted = true;
+                if let (Some(hint), Some(client)) = (head::interim(&input[..*length]), client) {
+                    client.hint(&hint);
+                }
             }
             Ok(found)
         };
@@ -154,7 +156,10 @@ impl Connection {
             }
             Err(failed) => {
                 let broken = matches!(failed, Failed::Socket(_) | Failed::Closed);
-                let again = sending.is_untouched() || kept && sender::is_repeatable(sent);
+                // A pod that has begun to answer has seen it.
+                let silent = !hinted && self.answer.input.is_empty();
+                let repeatable = kept && silent && sender::is_repeatable(sent);
+                let again = sending.is_untouched() || repeatable;
                 if !(broken && again) {
                     *request = None;
                 }

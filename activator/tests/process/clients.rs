@@ -166,6 +166,14 @@ async fn a_short_body_that_nobody_wants_does_not_end_the_connection() {
         raw.write(post).await;
         assert!(raw.read_to(")\n").await.starts_with("HTTP/1.1 404 "));
     }
+    // Its body may come later than its answer.
+    let (head, body) = post.split_at(post.len() - 4);
+    raw.write(head).await;
+    assert!(raw.read_to(")\n").await.starts_with("HTTP/1.1 404 "));
+    raw.write(&format!("{body}{post}")).await;
+    let answer = raw.read_to(")\n").await;
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    assert!(!answer.contains("connection: close"), "{answer}");
     // Whoever waits to be asked for the body is not asked for one that nobody wants; whether it comes all the same cannot be known.
     raw.write(
         "POST / HTTP/1.1\r\nHost: nobody\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n",
@@ -174,6 +182,22 @@ async fn a_short_body_that_nobody_wants_does_not_end_the_connection() {
     let answer = raw.read_all().await;
     assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
     assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_connection_that_will_not_be_kept_is_not_called_kept() {
+    let world = World::new().await;
+    for begun in [
+        "Content-Length: 100000\r\n\r\nbegun",
+        "Transfer-Encoding: chunked\r\n\r\n5\r\nbegun",
+        "Transfer-Encoding: chunked\r\n\r\nno chunk\r\n",
+    ] {
+        let mut raw = Raw::connect(world.activator.gateway).await;
+        raw.write(&format!("POST / HTTP/1.1\r\nHost: nobody\r\n{begun}"))
+            .await;
+        let answer = raw.read_to(")\n").await;
+        assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    }
 }
 
 #[tokio::test]

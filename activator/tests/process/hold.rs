@@ -185,6 +185,7 @@ async fn a_client_that_leaves_frees_its_place_at_once_and_nothing_is_forwarded()
         "GET /hello HTTP/1.1\r\nHost: hello.shop\r\n\r\n",
         "POST /echo HTTP/1.1\r\nHost: hello.shop\r\nContent-Length: 100\r\n\r\nonly the beginning",
         "POST /echo HTTP/1.1\r\nHost: hello.shop\r\nContent-Length: 5\r\n\r\nwhole",
+        "GET /hello HTTP/1.1\r\nHost: hello.shop\r\n\r\nGET /next HTTP/1.1\r\n",
     ] {
         let mut raw = Raw::connect(world.address).await;
         raw.write(head).await;
@@ -207,7 +208,7 @@ async fn a_client_that_leaves_frees_its_place_at_once_and_nothing_is_forwarded()
         .map(|seen| seen.uri.to_string())
         .collect();
     assert_eq!(paths, ["/last"]);
-    assert_eq!(world.metric("ebb_activator_requests_gone_total").await, 3.0);
+    assert_eq!(world.metric("ebb_activator_requests_gone_total").await, 4.0);
 }
 
 #[tokio::test]
@@ -389,5 +390,35 @@ async fn what_waits_is_shared_among_namespaces() {
     let _world = serving_at(world, a.address).await;
     for request in shop {
         assert_eq!(request.await.unwrap().text(), "a");
+    }
+}
+
+#[tokio::test]
+async fn what_waits_is_counted_with_all_of_its_head() {
+    let world = World::new().await;
+    let held = || async { world.metric("ebb_activator_held_bytes").await };
+    let mut short = Raw::connect(world.address).await;
+    short.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    world.held(1).await;
+    let short = held().await;
+    for (count, long) in [
+        format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(50_000)),
+        // It concerns this connection only, and no pod gets it.
+        format!(
+            "GET / HTTP/1.1\r\nHost: a\r\nProxy-Connection: {}\r\n\r\n",
+            "x".repeat(50_000)
+        ),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let before = held().await;
+        let mut raw = Raw::connect(world.address).await;
+        raw.write(long).await;
+        world.held(2).await;
+        let more = held().await - before;
+        assert!(more >= short + 50_000.0, "{count}: {more}");
+        drop(raw);
+        world.held(1).await;
     }
 }

@@ -1,6 +1,6 @@
 //! HTTP/2 on both sides: with clients, with pods, and where one of them speaks HTTP/1.1.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use crds::control::{PodState, Protocol};
@@ -12,7 +12,7 @@ use hyper::{
     client::conn::http2::{self, SendRequest},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use crate::support::{
     SOON,
@@ -367,4 +367,42 @@ async fn a_client_of_http1_hears_when_its_talk_with_a_pod_of_http2_takes_too_lon
     raw.read_to("hi\r\n").await;
     // It has more to say, and the pod would listen; but the time is over.
     raw.read_all().await;
+}
+
+#[tokio::test]
+async fn the_time_that_a_client_takes_to_send_its_body_is_not_the_pods() {
+    let world = World::with(&[], |route| route.first_byte_ms = Some(400)).await;
+    let (world, _backend) = h2c_in(world).await;
+    let mut connection = connect(world.address).await;
+    for (path, status) in [
+        ("/echo", StatusCode::OK),
+        ("/late", StatusCode::GATEWAY_TIMEOUT),
+    ] {
+        let (mut out, body) = Channel::<Bytes>::new(1);
+        let request = Request::post(format!("http://hello.shop{path}"));
+        let answer = connection.send_request(request.body(body).unwrap());
+        tokio::spawn(async move {
+            for _ in 0..7 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                out.send_data("x".into()).await.unwrap();
+            }
+        });
+        let answer = tokio::time::timeout(SOON, answer).await.unwrap().unwrap();
+        assert_eq!(answer.status(), status, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn answers_to_heads_that_nobody_reads_are_cut_off() {
+    let world = World::with(&[], |route| route.request_ms = 500).await;
+    let (world, _backend) = h2c_in(world).await;
+    let mut stream = TcpStream::connect(world.address).await.unwrap();
+    // The pod's answer to it has no end.
+    let heads = "HEAD /wide HTTP/1.1\r\nHost: a\r\n\r\n".repeat(1000);
+    let sending =
+        tokio::spawn(async move { while stream.write_all(heads.as_bytes()).await.is_ok() {} });
+    tokio::time::timeout(SOON, sending).await.unwrap().unwrap();
+    world
+        .metric_is("ebb_activator_requests_in_flight", 0.0)
+        .await;
 }

@@ -1,7 +1,10 @@
 //! How long things may take.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use http_body_util::BodyExt as _;
+use tokio::time::sleep;
 
 use crate::support::{
     backend::Backend,
@@ -78,5 +81,51 @@ async fn a_client_that_does_not_read_its_answer_does_not_keep_the_pod() {
         .await;
     world
         .metric_is("ebb_activator_client_connections", 0.0)
+        .await;
+}
+
+/// The head of a request whose body comes in seven bytes.
+const SEVEN: &str = "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 7\r\n\r\n";
+
+#[tokio::test]
+async fn the_time_that_a_client_takes_to_send_its_body_is_not_the_pods() {
+    let world = World::with(&[], |route| route.first_byte_ms = Some(400)).await;
+    let backend = Backend::start("a");
+    let world = serving_at(world, backend.address).await;
+    let mut raw = Raw::connect(world.address).await;
+    raw.write(SEVEN).await;
+    for _ in 0..7 {
+        sleep(Duration::from_millis(100)).await;
+        raw.write("x").await;
+    }
+    let answer = raw.read_to("xxxxxxx").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    // From its end on it is.
+    let late = SEVEN.replace("/echo", "/late");
+    raw.write(&format!("{late}xxxxxx")).await;
+    sleep(Duration::from_millis(500)).await;
+    raw.write("x").await;
+    let answer = raw.read_to(")\n").await;
+    assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
+    assert!(answer.contains("within 400ms"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_send_its_body_is_told_that_it_was_too_slow() {
+    let world = World::with(&[], |route| route.request_ms = 500).await;
+    let backend = Backend::start("a");
+    let world = serving_at(world, backend.address).await;
+    let mut raw = Raw::connect(world.address).await;
+    raw.write(&format!("{SEVEN}xxx")).await;
+    let answer = raw.read_all().await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(
+        answer.contains("\r\nx-ebb-reason: body-timeout\r\n"),
+        "{answer}"
+    );
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    assert!(answer.contains("within 500ms"), "{answer}");
+    world
+        .metric_is("ebb_activator_requests_in_flight", 0.0)
         .await;
 }

@@ -10,8 +10,9 @@ use tokio::{
 
 use crate::support::{
     backend::Backend,
+    client::Raw,
     operator::{drained, wake},
-    world::{A_WHILE, World},
+    world::{A_WHILE, World, serving_at},
 };
 
 /// A pod that changes the protocol of each connection and then sends back what it gets.
@@ -116,6 +117,26 @@ async fn an_upgraded_connection_that_is_not_counted_does_not() {
     world.tell(pods).await;
     assert_eq!(world.operator.hears("the drain's end", drained).await, 3);
     carries(&mut stream, "as long as the pod lives").await;
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_is_one_of_as_many_as_there_may_be() {
+    let world = World::with(&["--max-connections=1"], |_| ()).await;
+    let world = serving_at(world, echo().await).await;
+    let mut stream = ask(world.address).await;
+    head(&mut stream).await;
+    world
+        .metric_is("ebb_activator_client_connections", 0.0)
+        .await;
+    let mut refused = Raw::connect(world.address).await;
+    assert_eq!(refused.read_all().await, "");
+    carries(&mut stream, "still here").await;
+    drop(stream);
+    world
+        .metric_is("ebb_activator_upgraded_connections", 0.0)
+        .await;
+    let mut stream = ask(world.address).await;
+    assert!(head(&mut stream).await.starts_with("HTTP/1.1 101"));
 }
 
 fn busy(frame: &ToOperator) -> Option<u64> {

@@ -29,6 +29,8 @@ const BAD_LENGTH: Bad = Bad::Malformed("it has no valid Content-Length");
 #[derive(Debug)]
 pub(super) struct Head {
     pub(super) request: Request<()>,
+    /// Its bytes.
+    pub(super) length: usize,
     pub(super) body: Body,
     pub(super) asked: Asked,
     /// Whether the client waits until it is asked for the body.
@@ -149,6 +151,7 @@ fn read(parsed: &httparse::Request<'_, '_>, input: &[u8], length: usize) -> Resu
     };
     Ok(Head {
         request,
+        length,
         body,
         asked,
         // One of HTTP/1.0 does not know the answer to it (RFC 9110 section 10.1.1).

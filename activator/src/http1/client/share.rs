@@ -14,7 +14,7 @@ use http_body::{Frame, SizeHint};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::io::{AsyncRead as _, AsyncWrite, ReadBuf};
 
-use crate::{body::Upload, client::Wire, sender::Failed};
+use crate::{body::Upload, client::Wire, sender::Failed, turn::Turn};
 
 use crate::http1::{
     FIRST_READ, Room,
@@ -46,6 +46,8 @@ pub(super) struct Connection {
     expects: bool,
     /// Whether it knows answers that come before the answer.
     takes_hints: bool,
+    /// Bytes of the present request's head.
+    head: usize,
     /// What is written before the answer.
     ahead: BytesMut,
     /// Whether what was written of that may be kept by what protects the stream.
@@ -73,6 +75,7 @@ impl Share {
             room: Room::default(),
             expects: false,
             takes_hints: false,
+            head: 0,
             ahead: BytesMut::new(),
             flushes: false,
             uploading: false,
@@ -92,12 +95,13 @@ impl Share {
         let mut connection = self.lock();
         connection.request.begin(head.body);
         connection.takes_hints = !head.asked.old;
+        connection.head = head.length;
         let body = match connection.request.is_ended() {
             true => Upload::Empty,
             false => {
                 connection.uploading = true;
                 connection.expects = head.expects;
-                Upload::Http1(Uploading(Some(self.clone())))
+                Upload::Http1(Uploading(Some(self.clone())), Turn::default())
             }
         };
         (head.request.map(|()| body), head.asked)
@@ -124,6 +128,11 @@ impl Share {
             head::write_hint(hint, &mut text);
             connection.ahead.extend_from_slice(&text);
         }
+    }
+
+    /// Bytes of the present request's head, which stay in memory as one piece.
+    pub(crate) fn head(&self) -> usize {
+        self.lock().head
     }
 
     /// Resolves when the client has closed its side of the connection, even when it has sent bytes that nobody has read, as the body of a request that
@@ -179,8 +188,8 @@ impl Connection {
         }
     }
 
-    /// Resolves when the client has gone while its request is answered. What it sends meanwhile is its next request, and is kept; it is not looked at
-    /// any further then.
+    /// Resolves when the client has gone while its request is answered. What it sends meanwhile is its next request, and is kept; from
+    /// [`FIRST_READ`] bytes of that on it is not looked at any further.
     pub(super) fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.gone {
             return Poll::Ready(());
@@ -189,18 +198,17 @@ impl Connection {
             self.serving = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        if !self.request.is_ended() || !self.request.input.is_empty() {
-            return Poll::Pending;
-        }
-        let mut room = [MaybeUninit::uninit(); FIRST_READ];
-        let mut read = ReadBuf::uninit(&mut room);
-        match ready!(self.poll_read(cx, &mut read)) {
-            Ok(()) if !read.filled().is_empty() => {
-                self.request.input.extend_from_slice(read.filled());
-                Poll::Pending
+        while self.request.is_ended() && self.request.input.len() < FIRST_READ {
+            let mut room = [MaybeUninit::uninit(); FIRST_READ];
+            let mut read = ReadBuf::uninit(&mut room[self.request.input.len()..]);
+            match ready!(self.poll_read(cx, &mut read)) {
+                Ok(()) if !read.filled().is_empty() => {
+                    self.request.input.extend_from_slice(read.filled());
+                }
+                _ => return Poll::Ready(()),
             }
-            _ => Poll::Ready(()),
         }
+        Poll::Pending
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, read: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -234,13 +242,35 @@ impl Connection {
         }
     }
 
-    /// The answer begins. Returns what goes before it and is not written yet, and whether the connection may be kept: whoever has waited to be asked for
-    /// the body is not asked any more, and may send it all the same, or not.
-    pub(super) fn answers(&mut self) -> (BytesMut, bool) {
-        let unasked = std::mem::take(&mut self.expects);
-        self.closed |= unasked;
+    /// The answer begins. Returns what goes before it and is not written yet, and whether the connection may be kept. It may not if the client has
+    /// waited to be asked for the body, since it is not asked any more, and may send it all the same, or not; nor if nobody has the body and it is not known
+    /// that little of it is to come.
+    pub(super) fn answers(&mut self, cx: &mut Context<'_>) -> (BytesMut, bool) {
+        self.closed |= std::mem::take(&mut self.expects);
+        // What goes before the answer is written with it, and flushed.
+        self.flushes = false;
+        let ahead = std::mem::take(&mut self.ahead);
         self.wake_reading();
-        (std::mem::take(&mut self.ahead), !self.closed)
+        if !self.uploading && !self.request.is_ended() {
+            let mut drained = 0;
+            let read = self.poll_drained(cx, &mut drained);
+            self.closed |= read.is_pending() && self.request.is_longer(MOST_DRAINED - drained);
+        }
+        (ahead, !self.closed)
+    }
+
+    /// Resolves when the body, which nobody has, was read to its end, or is not read any further; so it is if more than [`MOST_DRAINED`] bytes of it
+    /// are `drained`.
+    fn poll_drained(&mut self, cx: &mut Context<'_>, drained: &mut usize) -> Poll<()> {
+        while !self.closed {
+            match ready!(self.poll_frame(cx)) {
+                None => break,
+                Some(Ok(frame)) => *drained += frame.data_ref().map_or(0, Bytes::len),
+                Some(Err(_)) => self.closed = true,
+            }
+            self.closed |= *drained > MOST_DRAINED;
+        }
+        Poll::Ready(())
     }
 
     /// The next piece of the present request's body.
@@ -294,22 +324,23 @@ impl Connection {
         }
     }
 
-    /// Resolves when nobody has the body any more; whether the next request can be read then, because this one was read to its end.
-    pub(super) fn poll_read_whole(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+    /// Resolves when nobody has the body any more and all of it was read, or is not read any further; whether the next request can be read then. `ends`
+    /// says whether there will be none.
+    pub(super) fn poll_read_whole(
+        &mut self,
+        cx: &mut Context<'_>,
+        drained: &mut usize,
+        ends: impl Fn() -> bool,
+    ) -> Poll<bool> {
         if self.uploading && !self.closed {
             self.serving = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        let mut drained = 0;
-        while !self.closed && drained <= MOST_DRAINED {
-            match self.poll_frame(cx) {
-                Poll::Ready(None) => break,
-                Poll::Ready(Some(Ok(frame))) => {
-                    drained += frame.data_ref().map_or(0, Bytes::len);
-                }
-                // A client that is slow to send what nobody wants is not waited for.
-                Poll::Ready(Some(Err(_))) | Poll::Pending => self.closed = true,
+        if self.poll_drained(cx, drained).is_pending() {
+            if !ends() && !self.request.is_longer(MOST_DRAINED) {
+                return Poll::Pending;
             }
+            self.closed = true;
         }
         self.request.tidy();
         Poll::Ready(!self.closed && self.request.is_ended())

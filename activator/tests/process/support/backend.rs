@@ -38,7 +38,7 @@ pub(crate) struct Seen {
 type Reply = Response<Either<Full<Bytes>, channel::Channel<Bytes>>>;
 
 /// A running pod. It answers
-/// `/hello` with its name, `/echo` with the request's body, `/gate` with a body whose end waits for [`open`](Self::open),
+/// `/hello` with its name, `/echo` with the request's body, `/gate` with a body whose end waits for [`open`](Self::open), `/wide` the same with a head of 8 KiB,
 /// `/drip` in seven pieces, a tenth of a second apart, `/late` not at all before that, `/flood` without end, `/none` with 204, `/same` with 304, `/trailers` with trailers, and
 /// `/alone` after some milliseconds with its name, or with 500 if another such request was there meanwhile,
 /// `/talk` with the request's body while it comes, and a trailer.
@@ -195,6 +195,12 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Reply
         }
         "/alone" => alone(&shared).await,
         "/gate" => gated(shared),
+        "/wide" => {
+            let mut answer = gated(shared);
+            let wide = "x".repeat(8 << 10).parse().unwrap();
+            answer.headers_mut().insert("x-wide", wide);
+            answer
+        }
         "/drip" => drip(),
         "/flood" => flood(),
         "/trailers" => trailing(),

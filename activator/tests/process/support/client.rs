@@ -115,10 +115,11 @@ impl Raw {
     pub(crate) async fn read_all(&mut self) -> String {
         let mut text = Vec::new();
         let reading = self.0.read_to_end(&mut text);
-        tokio::time::timeout(super::SOON, reading)
-            .await
-            .unwrap()
-            .unwrap();
-        String::from_utf8(text).unwrap()
+        let ended = tokio::time::timeout(super::SOON, reading).await;
+        let text = String::from_utf8(text).unwrap();
+        match ended {
+            Ok(Ok(_)) => text,
+            ended => panic!("{ended:?} after {text:?}"),
+        }
     }
 }
