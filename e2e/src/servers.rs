@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsStr,
-    fs,
+    fs, io,
     net::{IpAddr, SocketAddr, TcpListener},
     path::Path,
     process::Stdio,
@@ -109,13 +109,11 @@ impl Ebb {
     ) -> Result<Self> {
         let token = folder.join("token");
         fs::write(&token, TOKEN)?;
+        let log = folder.join("ebb.log");
+        let said = fs::File::create(&log)?;
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let [gateway, control, admin] = [
-            local(free_port()?),
-            local(free_port()?),
-            local(free_port()?),
-        ];
-        let proxy = Proxy::start("ebb", ports, core, activator, |command| {
+        let [gateway, control, admin] = free_ports()?.map(local);
+        let mut proxy = Proxy::start("ebb", ports, core, activator, |command| {
             command
                 .arg("--pod-name=bench")
                 .arg(format!("--gateway-listen={gateway}"))
@@ -123,7 +121,7 @@ impl Ebb {
                 .arg(format!("--admin-listen={admin}"))
                 .arg(format!("--control-token-file={}", token.display()))
                 .args(flags)
-                .stderr(Stdio::null());
+                .stderr(said);
             if !flags
                 .iter()
                 .any(|flag| flag.starts_with("--function-listen-ip"))
@@ -131,7 +129,11 @@ impl Ebb {
                 command.arg("--function-listen-ip=127.0.0.1");
             }
         })?;
-        accepts(control, "ebb").await?;
+        if let Err(error) = accepts(control, "ebb").await {
+            let ended = proxy.process.try_wait()?;
+            let said = fs::read_to_string(&log)?;
+            return Err(error.context(format!("ebb ended: {ended:?}; it said: {said}")));
+        }
         Ok(Self {
             proxy,
             gateway,
@@ -147,9 +149,16 @@ pub(crate) fn function_ports(ip: IpAddr) -> impl Iterator<Item = u16> {
     range.filter(move |port| TcpListener::bind((ip, *port)).is_ok())
 }
 
-/// A port that was free a moment ago.
-pub(crate) fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+/// Different ports that were free a moment ago.
+pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    let bind = |_| TcpListener::bind("127.0.0.1:0");
+    // None is let go before all are found.
+    let free = (0..N).map(bind).collect::<io::Result<Vec<_>>>()?;
+    let mut ports = [0; N];
+    for (port, free) in ports.iter_mut().zip(free) {
+        *port = free.local_addr()?.port();
+    }
+    Ok(ports)
 }
 
 /// Waits until something listens.
