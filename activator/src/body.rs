@@ -139,10 +139,10 @@ impl Flight {
 /// How long an answer may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// When the request was given its pod.
-    pub(crate) began: Instant,
     /// How long the pod may take until it begins.
     pub(crate) first_byte: Duration,
+    /// Until when it must begin, if the request has no body to be waited for.
+    pub(crate) begins: Instant,
     /// How long the pod may send nothing, once it has begun.
     pub(crate) idle: Option<Duration>,
     /// Until when it must end.

@@ -60,19 +60,20 @@ impl Limits {
             true => settings.cold_start,
             false => Duration::ZERO,
         };
+        let (first_byte, end) = (held + settings.first_byte, began + held + settings.request);
         Self {
-            began,
-            first_byte: held + settings.first_byte,
+            first_byte,
+            begins: end.min(began + first_byte),
             idle: settings.idle,
-            end: began + held + settings.request,
+            end,
         }
     }
 
     /// Until when the answer must begin, by what is known now: the pod's time counts from when it has all that the client has sent.
     fn due(&self, turn: Option<&Turn>) -> Instant {
         let from = match turn.map(Turn::whose) {
-            None | Some(Whose::Pod(None)) => self.began,
-            Some(Whose::Pod(Some(since))) => since.max(self.began),
+            None | Some(Whose::Pod(None)) => return self.begins,
+            Some(Whose::Pod(Some(since))) => since,
             // It may be the pod's at any time, of which nobody tells.
             Some(Whose::Client) => Instant::now(),
         };

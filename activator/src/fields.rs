@@ -11,27 +11,25 @@ pub(crate) struct Fields(u32);
 impl Fields {
     pub(crate) const CONNECTION: Self = Self(1);
     pub(crate) const TE: Self = Self(1 << 1);
-    pub(crate) const TRANSFER_ENCODING: Self = Self(1 << 2);
-    pub(crate) const UPGRADE: Self = Self(1 << 3);
+    pub(crate) const UPGRADE: Self = Self(1 << 2);
     /// What is for the next hop only: these and some that are only removed.
-    pub(crate) const OF_HOP: Self = Self(0b1_1111);
-    pub(crate) const EXPECT: Self = Self(1 << 5);
-    pub(crate) const COOKIE: Self = Self(1 << 6);
-    pub(crate) const CONTENT_TYPE: Self = Self(1 << 7);
+    pub(crate) const OF_HOP: Self = Self(0b1111);
+    pub(crate) const EXPECT: Self = Self(1 << 4);
+    pub(crate) const COOKIE: Self = Self(1 << 5);
+    pub(crate) const CONTENT_TYPE: Self = Self(1 << 6);
     /// What tells where the request comes from.
-    pub(crate) const OF_ORIGIN: Self = Self(1 << 8);
-    pub(crate) const REQUEST_ID: Self = Self(1 << 9);
-    pub(crate) const TRACE_PARENT: Self = Self(1 << 10);
-    const OTHER_OF_HOP: Self = Self(1 << 4);
+    pub(crate) const OF_ORIGIN: Self = Self(1 << 7);
+    pub(crate) const REQUEST_ID: Self = Self(1 << 8);
+    pub(crate) const TRACE_PARENT: Self = Self(1 << 9);
+    const OTHER_OF_HOP: Self = Self(1 << 3);
 
     /// Those of a head.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let bit = |name: &str| match name {
             "connection" => Self::CONNECTION.0,
             "te" => Self::TE.0,
-            "transfer-encoding" => Self::TRANSFER_ENCODING.0,
             "upgrade" => Self::UPGRADE.0,
-            "keep-alive" | "proxy-connection" => Self::OTHER_OF_HOP.0,
+            "keep-alive" | "proxy-connection" | "transfer-encoding" => Self::OTHER_OF_HOP.0,
             "expect" => Self::EXPECT.0,
             "cookie" => Self::COOKIE.0,
             "content-type" => Self::CONTENT_TYPE.0,
@@ -65,7 +63,6 @@ mod tests {
             (header::CONNECTION, Fields::OF_HOP),
             (header::TE, Fields::TE),
             (header::TE, Fields::OF_HOP),
-            (header::TRANSFER_ENCODING, Fields::TRANSFER_ENCODING),
             (header::TRANSFER_ENCODING, Fields::OF_HOP),
             (header::UPGRADE, Fields::UPGRADE),
             (header::UPGRADE, Fields::OF_HOP),

@@ -43,11 +43,7 @@ pub(crate) fn to_pod(
         return Err(Refusal::new(Reason::BadRequest, "CONNECT is not supported"));
     }
     set_host(head, default_host)?;
-    if fields.have(Fields::TRANSFER_ENCODING) && !is_coded_plainly(&head.headers) {
-        let text = "the request has another transfer coding than chunked, or that twice";
-        return Err(Refusal::new(Reason::BadRequest, text));
-    }
-    let trailers = fields.have(Fields::TE) && accepts_trailers(&head.headers);
+    let trailers = fields.have(Fields::TE) && lists(&head.headers, header::TE, b"trailers");
     if fields.have(Fields::OF_HOP) {
         strip_hop_by_hop(&mut head.headers);
     }
@@ -101,7 +97,6 @@ pub(crate) fn to_http1<B>(request: &mut http::Request<B>) {
 /// Writes a request of [`to_pod`] as HTTP/2 wants it: with the host as its authority.
 pub(crate) fn to_http2<B>(request: &mut http::Request<B>) {
     *request.version_mut() = Version::HTTP_2;
-    request.headers_mut().remove(header::TRANSFER_ENCODING);
     let host = request.headers_mut().remove(header::HOST);
     let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
@@ -227,20 +222,6 @@ fn is_host(host: &[u8]) -> bool {
     name && port && digits.iter().all(u8::is_ascii_digit)
 }
 
-/// Whether the body is coded for this hop in no way, or in chunks, which is undone here. Any other coding would be stripped with its name
-/// and left in the body, and who reads several in a row differently sees another end of the body (RFC 9112 section 6.1).
-fn is_coded_plainly(headers: &HeaderMap) -> bool {
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => true,
-        (Some(coding), None) => coding
-            .as_bytes()
-            .trim_ascii()
-            .eq_ignore_ascii_case(b"chunked"),
-        _ => false,
-    }
-}
-
 /// Removes what is meant for the next hop only (RFC 9110 section 7.6.1). `Trailer` stays: only announced trailers are sent.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(header::CONNECTION) {
@@ -260,8 +241,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
 fn strip_named_by_connection(headers: &mut HeaderMap) {
     let mut named = Vec::new();
     for value in headers.get_all(header::CONNECTION) {
-        for token in value.as_bytes().split(|b| *b == b',') {
-            let token = token.trim_ascii();
+        for token in members(value.as_bytes()) {
             if !token.eq_ignore_ascii_case(b"close") && !token.eq_ignore_ascii_case(b"keep-alive") {
                 named.extend(HeaderName::from_bytes(token).ok());
             }
@@ -273,10 +253,16 @@ fn strip_named_by_connection(headers: &mut HeaderMap) {
     }
 }
 
-fn accepts_trailers(headers: &HeaderMap) -> bool {
-    let is_trailers = |part: &[u8]| part.trim_ascii().eq_ignore_ascii_case(b"trailers");
-    let mut values = headers.get_all(header::TE).iter();
-    values.any(|value| value.as_bytes().split(|b| *b == b',').any(is_trailers))
+/// The members of a field that is a list, as `Connection` is (RFC 9110 section 5.6.1).
+pub(crate) fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|b| *b == b',').map(<[u8]>::trim_ascii)
+}
+
+/// Whether `token` is a member of the list that the fields of a name are.
+pub(crate) fn lists(headers: &HeaderMap, name: HeaderName, token: &[u8]) -> bool {
+    let values = headers.get_all(name).into_iter();
+    let mut all = values.flat_map(|value| members(value.as_bytes()));
+    all.any(|member| member.eq_ignore_ascii_case(token))
 }
 
 #[cfg(test)]

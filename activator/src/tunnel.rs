@@ -15,6 +15,7 @@ use crate::{
     carry::carry,
     client::Wire,
     fields::Fields,
+    headers,
     metrics::{Metrics, Raised},
 };
 
@@ -38,7 +39,8 @@ impl Upgrade {
         }
         let headers = request.headers();
         let protocol = headers.get(header::UPGRADE)?.clone();
-        if !asks_for_upgrade(headers) || protocol.as_bytes().eq_ignore_ascii_case(b"h2c") {
+        let asked = headers::lists(headers, header::CONNECTION, b"upgrade");
+        if !asked || protocol.as_bytes().eq_ignore_ascii_case(b"h2c") {
             return None;
         }
         Some(Self { protocol })
@@ -59,12 +61,6 @@ pub(crate) fn is_switch<B>(response: &Response<B>) -> bool {
 pub(crate) fn set(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, protocol);
-}
-
-fn asks_for_upgrade(headers: &HeaderMap) -> bool {
-    let is_upgrade = |part: &[u8]| part.trim_ascii().eq_ignore_ascii_case(b"upgrade");
-    let mut values = headers.get_all(header::CONNECTION).iter();
-    values.any(|value| value.as_bytes().split(|b| *b == b',').any(is_upgrade))
 }
 
 /// A pod's side of a connection that changes its protocol.

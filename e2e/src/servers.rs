@@ -2,14 +2,17 @@
 
 use std::{
     ffi::OsStr,
-    fs, io,
+    fs,
     net::{IpAddr, SocketAddr, TcpListener},
+    ops::Range,
     path::Path,
     process::Stdio,
+    sync::atomic::{AtomicU16, Ordering},
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use crds::names::{FUNCTION_PORT_FIRST, FUNCTION_PORT_LAST};
 use tokio::process::{Child, Command};
 
 use crate::{cluster::shell, scene::eventually};
@@ -112,7 +115,11 @@ impl Ebb {
         let log = folder.join("ebb.log");
         let said = fs::File::create(&log)?;
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let [gateway, control, admin] = free_ports()?.map(local);
+        let [gateway, control, admin] = [
+            local(free_port()?),
+            local(free_port()?),
+            local(free_port()?),
+        ];
         let mut proxy = Proxy::start("ebb", ports, core, activator, |command| {
             command
                 .arg("--pod-name=bench")
@@ -145,20 +152,28 @@ impl Ebb {
 
 /// Free ports from the range of Functions, which the kernel does not hand out.
 pub(crate) fn function_ports(ip: IpAddr) -> impl Iterator<Item = u16> {
-    let range = crds::names::FUNCTION_PORT_FIRST..=crds::names::FUNCTION_PORT_LAST;
+    let range = FUNCTION_PORT_FIRST..=FUNCTION_PORT_LAST;
     range.filter(move |port| TcpListener::bind((ip, *port)).is_ok())
 }
 
-/// Different ports that were free a moment ago.
-pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
-    let bind = |_| TcpListener::bind("127.0.0.1:0");
-    // None is let go before all are found.
-    let free = (0..N).map(bind).collect::<io::Result<Vec<_>>>()?;
-    let mut ports = [0; N];
-    for (port, free) in ports.iter_mut().zip(free) {
-        *port = free.local_addr()?.port();
+/// Ports below those of Functions, for programs that are told where to listen. The kernel hands out none of them, so nobody else gets one before the program
+/// does.
+const TOLD: Range<u16> = 10_000..FUNCTION_PORT_FIRST;
+
+/// A free port; each one is given once.
+pub(crate) fn free_port() -> Result<u16> {
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    // Processes that run side by side begin at different places.
+    let first = (std::process::id() % 89) as u16 * 100;
+    let count = TOLD.len() as u16;
+    for _ in TOLD {
+        let offset = first + GIVEN.fetch_add(1, Ordering::Relaxed) % count;
+        let port = TOLD.start + offset % count;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
     }
-    Ok(ports)
+    bail!("no port of {TOLD:?} is free")
 }
 
 /// Waits until something listens.

@@ -2,6 +2,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use crate::headers::members;
+
 /// Most fields of a head, whoever sends it.
 pub(super) const MOST_FIELDS: usize = 100;
 
@@ -77,9 +79,9 @@ pub(super) fn announced(headers: &HeaderMap, framing: Framing) -> Vec<HeaderName
         return Vec::new();
     }
     let values = headers.get_all(header::TRAILER).iter();
-    let names = values.flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    let names = values.flat_map(|value| members(value.as_bytes()));
     names
-        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
         .collect()
 }
 

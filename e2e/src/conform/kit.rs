@@ -19,7 +19,7 @@ use tokio::{process::Command, time::timeout};
 use crate::{
     cluster::{Layout, Progress, images, modules::Module, packages, shell},
     control::{Control, route, speaking},
-    servers::{Ebb, TOKEN, accepts, free_ports, function_ports},
+    servers::{Ebb, TOKEN, accepts, free_port, function_ports},
 };
 
 /// The Go packages of the peers; each makes a program of its last name.
@@ -90,8 +90,7 @@ impl Kit {
         &self,
         server: Server,
     ) -> Result<(SocketAddr, tokio::process::Child)> {
-        let [port] = free_ports()?;
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
         let mut command = shell::command(self.peers.join(server.program));
         (server.listen)(&mut command, address);
         // Nobody reads what it says.

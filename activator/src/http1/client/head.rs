@@ -10,6 +10,7 @@ use hyper::ext::ReasonPhrase;
 use crate::{
     answer::{Reason, Refusal},
     body::Reply,
+    headers,
 };
 
 use super::date::Date;
@@ -23,6 +24,8 @@ use crate::http1::{
 const ADDED: usize = 6;
 
 const BAD_FIELD: Bad = Bad::Malformed("a field of its head is malformed");
+const BAD_CODING: Bad =
+    Bad::Malformed("it has another transfer coding than chunked, or that twice");
 const BAD_LENGTH: Bad = Bad::Malformed("it has no valid Content-Length");
 
 /// A request's head.
@@ -141,7 +144,7 @@ fn read(parsed: &httparse::Request<'_, '_>, input: &[u8], length: usize) -> Resu
     }
     let body = framed.body(old, fields)?;
     // Who reads a length beside a coding sees another end of the body (RFC 9112 section 6.1), so nothing may follow.
-    let clear = !(framed.coded && framed.length.is_some());
+    let clear = !(framed.chunked && framed.length.is_some());
     let kept = !framed.close && clear && (!old || framed.keep_alive);
     let asked = Asked {
         to_head: request.method() == Method::HEAD,
@@ -166,27 +169,28 @@ struct Framed {
     keep_alive: bool,
     expects: bool,
     trailers: bool,
-    /// There is a transfer coding.
-    coded: bool,
-    /// The last one is `chunked`.
+    /// It comes in chunks.
     chunked: bool,
     length: Option<u64>,
 }
 
 impl Framed {
-    /// Takes note of a field; returns whether it is to be kept: a second length of the same value is not.
+    /// Takes note of a field; returns whether it is to be kept: what is undone here is not, nor is a second length of the same value.
     fn hears(&mut self, name: &http::HeaderName, value: &[u8]) -> Result<bool, Bad> {
         match *name {
             header::CONNECTION => {
-                for token in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+                for token in headers::members(value) {
                     self.close |= token.eq_ignore_ascii_case(b"close");
                     self.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
                 }
             }
             header::TRANSFER_ENCODING => {
-                let last = value.rsplit(|b| *b == b',').next().unwrap_or_default();
-                self.coded = true;
-                self.chunked = last.trim_ascii().eq_ignore_ascii_case(b"chunked");
+                // Any other coding would be left on the body, and who reads several in a row differently sees another end of it (RFC 9112 section 6.1).
+                if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(BAD_CODING);
+                }
+                self.chunked = true;
+                return Ok(false);
             }
             header::CONTENT_LENGTH => {
                 let length = head::length(value).ok_or(BAD_LENGTH)?;
@@ -198,8 +202,8 @@ impl Framed {
                 }
             }
             header::TE => {
-                let mut codings = value.split(|b| *b == b',').map(<[u8]>::trim_ascii);
-                self.trailers |= codings.any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
+                self.trailers |=
+                    headers::members(value).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
             }
             header::EXPECT => self.expects = value.eq_ignore_ascii_case(b"100-continue"),
             _ => {}
@@ -209,14 +213,11 @@ impl Framed {
 
     /// Where the body ends (RFC 9112 section 6.3). A length beside a coding goes.
     fn body(&self, old: bool, fields: &mut HeaderMap) -> Result<Body, Bad> {
-        if !self.coded {
+        if !self.chunked {
             return Ok(Body::Length(self.length.unwrap_or_default()));
         }
         if old {
             return Err(Bad::Malformed("it is too old for a transfer coding"));
-        }
-        if !self.chunked {
-            return Err(Bad::Malformed("its last transfer coding is not chunked"));
         }
         if self.length.is_some() {
             fields.remove(header::CONTENT_LENGTH);

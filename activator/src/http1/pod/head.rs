@@ -148,7 +148,7 @@ impl Hop {
     fn hears(&mut self, name: &HeaderName, value: &[u8]) -> bool {
         match *name {
             header::CONNECTION => {
-                for token in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+                for token in headers::members(value) {
                     match token {
                         _ if token.eq_ignore_ascii_case(b"close") => self.close = true,
                         _ if token.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive = true,
@@ -174,8 +174,8 @@ impl Hop {
                 true
             }
             header::CONTENT_LENGTH => {
-                for one in value.split(|b| *b == b',') {
-                    let length = head::length(one.trim_ascii());
+                for one in headers::members(value) {
+                    let length = head::length(one);
                     if length.is_none() || self.length.is_some_and(|before| length != Some(before))
                     {
                         self.wrong = Some("it has no valid Content-Length");

@@ -16,7 +16,7 @@ use crate::{
     bench::proxy::{OTHER_CORE, backend},
     cluster::{Layout, Progress, images, packages},
     control::{self, Control},
-    servers::{Ebb, Proxy, TOKEN, accepts, free_ports, function_ports},
+    servers::{Ebb, Proxy, TOKEN, accepts, free_port, function_ports},
 };
 
 /// What is measured, and what stands behind it.
@@ -64,7 +64,7 @@ impl Servers {
 
 /// Upstream keep-alive on, logs off, and the headers that Ebb adds, too.
 fn nginx(folder: &Path, [backend, calls]: [SocketAddr; 2], core: usize) -> Result<Proxy> {
-    let [port, grpc] = free_ports()?;
+    let (port, grpc) = (free_port()?, free_port()?);
     let folder = folder.join("nginx");
     fs::create_dir_all(&folder)?;
     let file = folder.join("nginx.conf");
@@ -94,7 +94,7 @@ fn nginx(folder: &Path, [backend, calls]: [SocketAddr; 2], core: usize) -> Resul
 }
 
 fn haproxy(folder: &Path, [backend, calls]: [SocketAddr; 2], core: usize) -> Result<Proxy> {
-    let [port, grpc] = free_ports()?;
+    let (port, grpc) = (free_port()?, free_port()?);
     let file = folder.join("haproxy.cfg");
     let text = format!(
         "global\n nbthread 1\n maxconn 8192\ndefaults\n mode http\n timeout client 60s\n timeout server 60s\n timeout connect 5s\n option forwardfor\n http-reuse always\n\
