@@ -269,7 +269,7 @@ impl<'a> Exchange<'a> {
         let failed = match sent {
             Some(Ok(answer)) => return Ok(Some(answer)),
             Some(Err(failed)) => failed,
-            None => return Err(self.too_slow().into()),
+            None => return Err(self.too_slow(limits).into()),
         };
         if matches!(failed, Failed::Body) {
             return Err(Refusal::new(Reason::BadRequest, failed.to_string()).into());
@@ -286,12 +286,8 @@ impl<'a> Exchange<'a> {
         Err(Refusal::new(Reason::PodFailed, text).into())
     }
 
-    fn too_slow(&self) -> Refusal {
-        let settings = self.function.settings();
-        let (key, limit) = (
-            &self.function.key,
-            settings.first_byte.min(settings.request),
-        );
+    fn too_slow(&self, limits: &Limits) -> Refusal {
+        let (key, settings) = (&self.function.key, self.function.settings());
         if self.turn.as_ref().map(Turn::whose) == Some(Whose::Client) {
             let limit = settings.request;
             let text = format!(
@@ -299,6 +295,10 @@ impl<'a> Exchange<'a> {
             );
             return Refusal::new(Reason::BodyTimeout, text);
         }
+        let limit = match Instant::now() >= limits.end {
+            true => settings.request,
+            false => settings.first_byte,
+        };
         let text = format!("a pod of {key} did not begin to answer within {limit:?}");
         Refusal::new(Reason::RequestTimeout, text)
     }

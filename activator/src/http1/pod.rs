@@ -188,7 +188,7 @@ impl Connection {
             }
         }
         let head = ready!(self.poll_head(cx, take));
-        Poll::Ready(head.map_err(|failed| sending.error().map_or(failed, Failed::Socket)))
+        Poll::Ready(head.map_err(|failed| sending.take_error().map_or(failed, Failed::Socket)))
     }
 
     fn poll_head(

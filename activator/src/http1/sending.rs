@@ -212,7 +212,7 @@ impl Sending {
     }
 
     /// Why no more is sent.
-    pub(super) fn error(&mut self) -> Option<io::Error> {
+    pub(super) fn take_error(&mut self) -> Option<io::Error> {
         self.error.take()
     }
 
