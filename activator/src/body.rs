@@ -52,7 +52,8 @@ impl From<Incoming> for Upload {
         if body.is_end_stream() {
             Self::Empty
         } else {
-            Self::Http2(body, Turn::default())
+            let turn = Turn::of(body.size_hint().exact().is_some());
+            Self::Http2(body, turn)
         }
     }
 }

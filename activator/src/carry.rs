@@ -17,53 +17,66 @@ use tokio::{
 /// How long one side may be silent after the other one has ended. Most end at once then; one that does not listen would stay forever.
 const HALF_CLOSED: Duration = Duration::from_secs(30);
 
+/// How many times as long what was said before may be on its way to whoever reads it slowly: the kernel asks for more only when it has sent a third of what
+/// it has taken.
+const SLOWLY: u32 = 10;
+
 /// Carries bytes both ways until both sides have ended. Returns how many came from `there`.
 ///
 /// # Errors
-/// Those of the streams, and if one is silent for [`HALF_CLOSED`] after the other one has ended.
+/// Those of the streams, and if nothing moves for [`HALF_CLOSED`] after one side has ended.
 pub(crate) async fn carry<A, B>(here: &mut A, there: &mut B) -> io::Result<u64>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let (from_here, from_there) = (Read::default(), Read::default());
-    let mut here = Noted(here, &from_here);
-    let mut there = Noted(there, &from_there);
+    let moved = Moved::default();
+    let mut here = Noted(here, &moved);
+    let mut there = Noted(there, &moved);
     let mut carrying = pin!(copy_bidirectional(&mut here, &mut there));
     let mut timer = pin!(sleep_until(Instant::now()));
-    // How much was read when the timer was set.
-    let mut before = None;
+    // How much was moved when the timer was set, and how often it has gone off since more was.
+    let (mut before, mut quiet) = (None, 0);
     poll_fn(|cx| {
         if let Poll::Ready(carried) = carrying.as_mut().poll(cx) {
             return Poll::Ready(carried.map(|(_, from_there)| from_there));
         }
-        if !(from_here.ended.load(Relaxed) || from_there.ended.load(Relaxed)) {
+        if !moved.ended.load(Relaxed) {
             return Poll::Pending;
         }
         loop {
-            let read = from_here.bytes.load(Relaxed) + from_there.bytes.load(Relaxed);
             if before.is_some() {
                 ready!(timer.as_mut().poll(cx));
             }
-            if before == Some(read) {
+            let now = Some(moved.bytes.load(Relaxed));
+            quiet = if before == now { quiet + 1 } else { 0 };
+            let most = match moved.waits.load(Relaxed) {
+                true => SLOWLY,
+                false => 1,
+            };
+            if quiet >= most {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
-            before = Some(read);
+            before = now;
             timer.as_mut().reset(Instant::now() + HALF_CLOSED);
         }
     })
     .await
 }
 
-/// What was read from a stream.
+/// What has happened on two streams.
 #[derive(Debug, Default)]
-struct Read {
+struct Moved {
+    /// Read and written.
     bytes: AtomicU64,
+    /// One has ended.
     ended: AtomicBool,
+    /// The last write has to wait.
+    waits: AtomicBool,
 }
 
-/// A stream that notes what is read from it.
-struct Noted<'a, S>(&'a mut S, &'a Read);
+/// A stream of which is noted what is read and written.
+struct Noted<'a, S>(&'a mut S, &'a Moved);
 
 impl<S: AsyncRead + Unpin> AsyncRead for Noted<'_, S> {
     fn poll_read(
@@ -71,12 +84,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Noted<'_, S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self(stream, read) = self.get_mut();
+        let Self(stream, moved) = self.get_mut();
         let before = buffer.filled().len();
         ready!(Pin::new(stream).poll_read(cx, buffer))?;
         let count = buffer.filled().len() - before;
-        read.bytes.fetch_add(count as u64, Relaxed);
-        read.ended.fetch_or(count == 0, Relaxed);
+        moved.bytes.fetch_add(count as u64, Relaxed);
+        moved.ended.fetch_or(count == 0, Relaxed);
         Poll::Ready(Ok(()))
     }
 }
@@ -87,7 +100,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Noted<'_, S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.get_mut().0).poll_write(cx, bytes)
+        let Self(stream, moved) = self.get_mut();
+        let written = Pin::new(stream).poll_write(cx, bytes);
+        moved.waits.store(written.is_pending(), Relaxed);
+        if let Poll::Ready(Ok(count)) = written {
+            moved.bytes.fetch_add(count as u64, Relaxed);
+        }
+        written
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -150,6 +169,19 @@ mod tests {
             assert_eq!(cut.kind(), io::ErrorKind::TimedOut);
             assert!(began.elapsed() < 3 * HALF_CLOSED, "{:?}", began.elapsed());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_reads_slowly_gets_all_that_was_said() {
+        let (mut client, mut pod, _carried) = ends();
+        pod.write_all(&[b'x'; 100]).await.unwrap();
+        drop(pod);
+        let mut heard = [0; 100];
+        for piece in heard.chunks_mut(25) {
+            sleep(5 * HALF_CLOSED).await;
+            client.read_exact(piece).await.unwrap();
+        }
+        assert_eq!(heard, [b'x'; 100]);
     }
 
     #[tokio::test(start_paused = true)]

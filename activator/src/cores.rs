@@ -36,6 +36,14 @@ struct Core {
 #[derive(Debug)]
 pub(crate) struct Place(Arc<AtomicUsize>);
 
+#[cfg(fuzzing)]
+impl Default for Place {
+    /// One on no core.
+    fn default() -> Self {
+        Self(Arc::new(AtomicUsize::new(1)))
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);

@@ -28,9 +28,6 @@ use crate::{
 /// more to pods that accept connections only to break them.
 const MAX_RESENDS: u32 = 3;
 
-/// Bytes that a field of a head occupies beside its text, as the map of fields has room for it.
-const FIELD: usize = 104;
-
 /// A request until it is answered.
 pub(crate) struct Exchange<'a> {
     function: &'a Function,
@@ -137,16 +134,16 @@ impl<'a> Exchange<'a> {
         let Some(request) = &mut self.request else {
             return 0;
         };
-        let head = match self.client {
+        let text = match self.client {
             Some(client) => client.head(),
             None => headers::detach(request),
         };
-        let fields = request.headers().capacity() * FIELD;
+        let head = text + headers::footprint(request.headers());
         let body = match request.body() {
             Upload::Http2(..) => STREAM_WINDOW as usize,
             _ => 0,
         };
-        head + fields + body
+        head + body
     }
 
     /// Sends the request to the slot's pod now, which is `began`: on a kept connection, and if that has broken on another one.

@@ -12,13 +12,14 @@ use crds::{
 use http::{HeaderMap, Request, Response, request};
 use prometheus::Registry;
 use throttle::{Budget, Most};
+use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     access::Access,
     args::Args,
     connection,
-    cores::Cores,
+    cores::{Cores, Place},
     fields::Fields,
     function::Function,
     functions::Functions,
@@ -73,14 +74,12 @@ impl Door {
             true => Entry::Gateway,
             false => Entry::Function(Arc::clone(&self.function)),
         };
+        let Ok(place) = Arc::new(Semaphore::new(1)).try_acquire_owned() else {
+            return;
+        };
+        let (server, places) = (Arc::clone(&self.server), (place, Place::default()));
         // What ends a connection is its client's matter.
-        let _ = connection::serve(
-            Arc::clone(&self.server),
-            Accepted::Elsewhere(stream),
-            peer,
-            entry,
-        )
-        .await;
+        let _ = connection::serve(server, Accepted::Elsewhere(stream), peer, places, entry).await;
     }
 }
 

@@ -112,11 +112,13 @@ pub(crate) fn to_http2<B>(request: &mut http::Request<B>) {
 }
 
 /// Copies the head of a request of [`to_pod`] out of the buffer that it was read into: HTTP/2's library reads into large ones, and a request of some
-/// hundred bytes would keep one for as long as it waits. Heads of HTTP/1.1 are copied when they are read. Returns how many bytes it has.
+/// hundred bytes would keep one for as long as it waits. Heads of HTTP/1.1 are copied when they are read. Returns how many bytes target and values take.
 pub(crate) fn detach<B>(request: &mut http::Request<B>) -> usize {
+    /// Least that the allocator gives for a value.
+    const LEAST: usize = 16;
     let mut bytes = 0;
-    for (name, value) in request.headers_mut() {
-        bytes += name.as_str().len() + value.len();
+    for value in request.headers_mut().values_mut() {
+        bytes += value.len().max(LEAST);
         if let Ok(mut copy) = HeaderValue::from_bytes(value.as_bytes()) {
             copy.set_sensitive(value.is_sensitive());
             *value = copy;
@@ -133,6 +135,19 @@ pub(crate) fn detach<B>(request: &mut http::Request<B>) -> usize {
             .uri()
             .path_and_query()
             .map_or(0, |target| target.as_str().len())
+}
+
+/// Bytes that the map of a head's fields occupies beside their values: a place for each name that it has room for, one for each further field of the same
+/// name, in a vector that doubles, and the names, which it has copied.
+pub(crate) fn footprint(headers: &HeaderMap) -> usize {
+    const PLACE: usize = 104;
+    const FURTHER: usize = 72;
+    let further = match headers.len() - headers.keys_len() {
+        0 => 0,
+        further => further.next_power_of_two(),
+    };
+    let names: usize = headers.keys().map(|name| name.as_str().len()).sum();
+    headers.capacity() * PLACE + further * FURTHER + names
 }
 
 /// Turns the head of a pod's answer that came over HTTP/2 into the one that the client gets.
@@ -277,6 +292,19 @@ mod tests {
         let origin = Origin::new([10, 0, 0, 9].into(), true);
         let fields = Fields::of(&head.headers);
         to_pod(&mut head, fields, Some(&origin), || "hello.shop".to_owned()).map(|()| head)
+    }
+
+    #[test]
+    fn many_fields_of_one_name_take_more_than_their_text() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(footprint(&headers), 0);
+        headers.insert("a", HeaderValue::from_static("b"));
+        let one = footprint(&headers);
+        assert!((104..1024).contains(&one), "{one}");
+        for _ in 0..1000 {
+            headers.append("a", HeaderValue::from_static("b"));
+        }
+        assert_eq!(footprint(&headers), one + 1024 * 72);
     }
 
     #[test]

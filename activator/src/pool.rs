@@ -12,7 +12,7 @@ use crds::control::Protocol;
 use parking_lot::Mutex;
 use tokio::{
     net::TcpStream,
-    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError},
     time::{Instant, sleep, timeout},
 };
 
@@ -49,7 +49,7 @@ pub(crate) struct Pool {
     /// A connection lives on the thread that opened it. `None` once the pod is gone.
     idle: PerCore<Mutex<Kept>>,
     fresh: Arc<Semaphore>,
-    /// Tells those who wait for leave to open one that the pod does not accept any, or is gone.
+    /// Tells those who wait for leave to open one that the pod does not accept any.
     unreachable: Notify,
     metrics: Arc<Metrics>,
 }
@@ -160,8 +160,10 @@ impl Pool {
     /// Leave to open a connection. Whoever waits for it waits no longer than until one fails: a pod that is gone would hold up a crowd by two seconds
     /// for each few of it.
     async fn leave(&self) -> io::Result<OwnedSemaphorePermit> {
-        if let Ok(permit) = Arc::clone(&self.fresh).try_acquire_owned() {
-            return Ok(permit);
+        match Arc::clone(&self.fresh).try_acquire_owned() {
+            Ok(permit) => return Ok(permit),
+            Err(TryAcquireError::Closed) => return Err(io::ErrorKind::NotConnected.into()),
+            Err(TryAcquireError::NoPermits) => {}
         }
         let mut unreachable = pin!(self.unreachable.notified());
         // From here on, and not only from its first poll.
@@ -212,13 +214,13 @@ impl Pool {
         }
     }
 
-    /// Closes all unused connections, and each other one when its request has ended; no new one is waited for.
+    /// Closes all unused connections, and each other one when its request has ended; no new one is opened.
     pub(crate) fn close(&self) {
         for kept in self.idle.iter() {
             let closed = kept.lock().0.take();
             drop(closed);
         }
-        self.unreachable.notify_waiters();
+        self.fresh.close();
     }
 }
 
@@ -307,5 +309,6 @@ mod tests {
         tokio::task::yield_now().await;
         pool.close();
         assert!(waits.await.unwrap());
+        assert!(pool.open(true).await.is_err());
     }
 }

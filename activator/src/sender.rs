@@ -244,7 +244,7 @@ impl Shared {
             // Nothing of ours fails here but the body, which is the client's.
             Err(error) if error.error().is_user() => Err(Failed::Body),
             Err(mut error) => {
-                // What hyper hands back was not sent.
+                // What hyper hands back was not sent. It does not tell whether the pod had begun to answer; sending the copy does no harm.
                 *request = error.take_message().or(copy);
                 Err(Failed::Http2(error.into_error()))
             }

@@ -97,7 +97,8 @@ enum Sent {
 
 /// Sends an answer; `None` if that could not be done to its end, so that all that is left to do is to close the connection.
 async fn send(shared: &Share, answer: Response<Reply>, mut asked: Asked) -> Option<Sent> {
-    let began = poll_fn(|cx| Poll::Ready(shared.lock().answers(cx)));
+    let from_pod = answer.body().is_from_pod();
+    let began = poll_fn(|cx| Poll::Ready(shared.lock().answers(cx, from_pod)));
     let (ahead, may_be_kept) = began.await;
     asked.kept &= may_be_kept;
     let mut out = Vec::with_capacity(HEAD);

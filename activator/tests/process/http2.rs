@@ -406,3 +406,15 @@ async fn answers_to_heads_that_nobody_reads_are_cut_off() {
         .metric_is("ebb_activator_requests_in_flight", 0.0)
         .await;
 }
+
+#[tokio::test]
+async fn a_client_of_http1_whose_body_a_pod_of_http2_has_still_is_not_told_that_it_may_go_on() {
+    let world = World::with(&[], |route| route.first_byte_ms = Some(400)).await;
+    let (world, _backend) = h2c_in(world).await;
+    let mut raw = Raw::connect(world.address).await;
+    raw.write("POST /late HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n")
+        .await;
+    let answer = raw.read_all().await;
+    assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+}

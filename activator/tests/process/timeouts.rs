@@ -129,3 +129,18 @@ async fn a_client_that_does_not_send_its_body_is_told_that_it_was_too_slow() {
         .metric_is("ebb_activator_requests_in_flight", 0.0)
         .await;
 }
+
+#[tokio::test]
+async fn a_pod_that_hangs_while_its_client_could_say_more_is_named() {
+    let world = World::with(&[], |route| route.first_byte_ms = Some(400)).await;
+    let backend = Backend::start("a");
+    let world = serving_at(world, backend.address).await;
+    let mut raw = Raw::connect(world.address).await;
+    // Nobody knows whether this is all that it says before it has heard something.
+    raw.write("POST /late HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n")
+        .await;
+    let answer = raw.read_all().await;
+    assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
+    assert!(answer.contains("within 400ms"), "{answer}");
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+}

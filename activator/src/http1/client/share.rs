@@ -101,7 +101,8 @@ impl Share {
             false => {
                 connection.uploading = true;
                 connection.expects = head.expects;
-                Upload::Http1(Uploading(Some(self.clone())), Turn::default())
+                let turn = Turn::of(connection.request.size_hint().exact().is_some());
+                Upload::Http1(Uploading(Some(self.clone())), turn)
             }
         };
         (head.request.map(|()| body), head.asked)
@@ -243,9 +244,9 @@ impl Connection {
     }
 
     /// The answer begins. Returns what goes before it and is not written yet, and whether the connection may be kept. It may not if the client has
-    /// waited to be asked for the body, since it is not asked any more, and may send it all the same, or not; nor if nobody has the body and it is not known
-    /// that little of it is to come.
-    pub(super) fn answers(&mut self, cx: &mut Context<'_>) -> (BytesMut, bool) {
+    /// waited to be asked for the body, since it is not asked any more, and may send it all the same, or not; nor if nobody `wants` the rest of the body and it
+    /// is not known that it is little.
+    pub(super) fn answers(&mut self, cx: &mut Context<'_>, wants: bool) -> (BytesMut, bool) {
         self.closed |= std::mem::take(&mut self.expects);
         // What goes before the answer is written with it, and flushed.
         self.flushes = false;
@@ -255,6 +256,9 @@ impl Connection {
             let mut drained = 0;
             let read = self.poll_drained(cx, &mut drained);
             self.closed |= read.is_pending() && self.request.is_longer(MOST_DRAINED - drained);
+        } else if self.uploading && !wants {
+            // Whoever has it still is about to drop it.
+            self.closed |= self.request.is_longer(MOST_DRAINED);
         }
         (ahead, !self.closed)
     }
