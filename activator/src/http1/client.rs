@@ -51,10 +51,10 @@ pub(crate) async fn serve(server: &Server, client: &Client, entry: &Entry, share
         }
         match send(shared, answer, asked).await {
             Some(Sent::Whole { kept }) => {
-                let (mut waited, mut drained) = (false, 0);
+                let mut waited = false;
                 let read_whole = poll_fn(|cx| {
                     let ends = || !kept || server.stops();
-                    let read_whole = shared.lock().poll_read_whole(cx, &mut drained, ends);
+                    let read_whole = shared.lock().poll_read_whole(cx, ends);
                     waited |= read_whole.is_pending();
                     read_whole
                 });

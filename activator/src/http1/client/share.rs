@@ -253,9 +253,8 @@ impl Connection {
         let ahead = std::mem::take(&mut self.ahead);
         self.wake_reading();
         if !self.uploading && !self.request.is_ended() {
-            let mut drained = 0;
-            let read = self.poll_drained(cx, &mut drained);
-            self.closed |= read.is_pending() && self.request.is_longer(MOST_DRAINED - drained);
+            let read = self.poll_drained(cx);
+            self.closed |= read.is_pending() && self.request.is_longer(MOST_DRAINED);
         } else if self.uploading && !wants {
             // Whoever has it still is about to drop it.
             self.closed |= self.request.is_longer(MOST_DRAINED);
@@ -264,15 +263,16 @@ impl Connection {
     }
 
     /// Resolves when the body, which nobody has, was read to its end, or is not read any further; so it is if more than [`MOST_DRAINED`] bytes of it
-    /// are `drained`.
-    fn poll_drained(&mut self, cx: &mut Context<'_>, drained: &mut usize) -> Poll<()> {
+    /// are there. It is waited for only if no more than that is to come, so they need not be counted from one poll to the next.
+    fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut drained = 0;
         while !self.closed {
             match ready!(self.poll_frame(cx)) {
                 None => break,
-                Some(Ok(frame)) => *drained += frame.data_ref().map_or(0, Bytes::len),
+                Some(Ok(frame)) => drained += frame.data_ref().map_or(0, Bytes::len),
                 Some(Err(_)) => self.closed = true,
             }
-            self.closed |= *drained > MOST_DRAINED;
+            self.closed |= drained > MOST_DRAINED;
         }
         Poll::Ready(())
     }
@@ -333,14 +333,13 @@ impl Connection {
     pub(super) fn poll_read_whole(
         &mut self,
         cx: &mut Context<'_>,
-        drained: &mut usize,
         ends: impl Fn() -> bool,
     ) -> Poll<bool> {
         if self.uploading && !self.closed {
             self.serving = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        if self.poll_drained(cx, drained).is_pending() {
+        if self.poll_drained(cx).is_pending() {
             if !ends() && !self.request.is_longer(MOST_DRAINED) {
                 return Poll::Pending;
             }
