@@ -138,7 +138,9 @@ impl Connection {
             let found = head::take(input, to_head)?;
             if let Found::Interim(length) = &found {
                 hinted = true;
-                if let (Some(hint), Some(client)) = (head::interim(&input[..*length]), client) {
+                if let Some(client) = client
+                    && let Some(hint) = head::interim(&input[..*length])
+                {
                     client.hint(&hint);
                 }
             }
