@@ -1,5 +1,7 @@
 //! A Function as this activator knows it.
 
+mod wake;
+
 use std::{
     collections::HashMap,
     net::IpAddr,
@@ -12,13 +14,13 @@ use std::{
 
 use arc_swap::ArcSwap;
 use crds::{
-    control::{self, Backends, Phases, Problem, Readiness, Route, ToOperator, WAKE_REPEAT_MS},
+    control::{self, Backends, Phases, Problem, Readiness, Route, ToOperator},
     names::FunctionKey,
 };
 use http::HeaderMap;
 use parking_lot::Mutex;
 use throttle::{Gate, Notice, Target, Told};
-use tokio::time::Instant;
+use tokio::sync::Notify;
 
 use crate::{
     keeper::{Peers, Role},
@@ -30,9 +32,7 @@ use crate::{
     timing::ColdStart,
     veto,
 };
-
-/// Time after which a wake that led to nothing is sent again.
-pub(crate) const WAKE_REPEAT: Duration = Duration::from_millis(WAKE_REPEAT_MS);
+use wake::Wakes;
 
 /// One Function.
 pub(crate) struct Function {
@@ -41,7 +41,9 @@ pub(crate) struct Function {
     settings: ArcSwap<Settings>,
     /// The pods of the last picture by UID, so that the next one takes over their connections.
     pods: Mutex<HashMap<Arc<str>, Arc<Pod>>>,
-    wake: Mutex<Option<Wake>>,
+    wakes: Mutex<Wakes>,
+    /// Tells those who wait, from time to time, that a problem keeps pods from starting that does not pass by waiting.
+    pub(crate) hopeless: Notify,
     /// The highest term of a limit that was followed; see [`Role::of`].
     newest_term: AtomicU64,
     /// Name of this activator.
@@ -79,13 +81,6 @@ impl std::fmt::Debug for Function {
     }
 }
 
-/// The last wake that was sent.
-struct Wake {
-    at: Instant,
-    /// What it began.
-    cold_start: Arc<ColdStart>,
-}
-
 impl Function {
     pub(crate) fn new(
         key: FunctionKey,
@@ -100,7 +95,8 @@ impl Function {
             key,
             settings: ArcSwap::default(),
             pods: Mutex::default(),
-            wake: Mutex::default(),
+            wakes: Mutex::default(),
+            hopeless: Notify::new(),
             newest_term: AtomicU64::new(0),
             name: Arc::clone(name),
             operators: Arc::clone(operators),
@@ -133,8 +129,11 @@ impl Function {
             }
         }
         if self.gate.update(target) {
-            // The next request that finds no pod begins a new start from zero, whose wake must not wait.
-            *self.wake.lock() = None;
+            self.wakes.lock().begin_anew();
+        }
+        if self.gate.starves() {
+            // Those who waited for less than the limit in flight may now wait for a pod to start.
+            self.wake(false);
         }
         self.probe_pods();
     }
@@ -156,31 +155,6 @@ impl Function {
         let settings = self.settings();
         let peers = settings.peers.as_ref()?;
         Some(peers.hops(client, headers))
-    }
-
-    /// Tells the operators that requests wait, unless they were told a moment ago. `first`: nobody waited before. Returns
-    /// the start from zero that the request waits for.
-    pub(crate) fn wake(&self, first: bool) -> Arc<ColdStart> {
-        let now = Instant::now();
-        let mut wake = self.wake.lock();
-        let cold_start = match &*wake {
-            Some(last) if now.duration_since(last.at) < WAKE_REPEAT => {
-                return Arc::clone(&last.cold_start);
-            }
-            Some(last) if !first => Arc::clone(&last.cold_start),
-            _ => Arc::new(ColdStart::new(now)),
-        };
-        *wake = Some(Wake {
-            at: now,
-            cold_start: Arc::clone(&cold_start),
-        });
-        drop(wake);
-        self.metrics.wakes.inc();
-        self.operators.send(&ToOperator::Wake {
-            function: self.key.clone(),
-            waiting: self.gate.waiting(),
-        });
-        cold_start
     }
 
     /// Starts the probes that are due.
@@ -360,5 +334,10 @@ impl Settings {
     /// What keeps the pods of `revision` from starting; of none, what keeps the Function from having one.
     pub(crate) fn problem(&self, revision: &str) -> Option<&Problem> {
         self.problems.get(revision)
+    }
+
+    /// Whether there is a problem that does not pass by waiting.
+    fn is_hopeless(&self) -> bool {
+        self.problems.values().any(|problem| problem.fatal)
     }
 }

@@ -4,12 +4,12 @@ use std::{future::pending, pin::pin, sync::Arc, time::Duration};
 
 use crds::control::Problem;
 use throttle::{Acquired, Budget, Closed, OverBudget, Place, Slot, Waiter};
-use tokio::time::{Instant, interval_at, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use crate::{
     answer::{Failure, Reason, Refusal},
     client::Client,
-    function::{Function, WAKE_REPEAT},
+    function::Function,
     metrics::{Metrics, Raised},
     pod::Pod,
     timing::{self, ColdStart},
@@ -117,7 +117,7 @@ impl<'a> Hold<'a> {
         }
         let limit = self.function.settings().cold_start;
         let mut deadline = pin!(sleep_until(self.arrived + limit));
-        let mut repeat = interval_at(Instant::now() + WAKE_REPEAT, WAKE_REPEAT);
+        let mut hopeless = pin!(self.function.hopeless.notified());
         let (client, watch) = (self.client, self.body_unread);
         let mut gone = pin!(async move {
             match watch {
@@ -135,12 +135,8 @@ impl<'a> Hold<'a> {
                 () = &mut gone => return Err(Failure::Gone),
                 () = place.shed() => return Err(self.over_budget().into()),
                 () = &mut deadline => return Err(self.too_late(&waiter, limit).into()),
-                _ = repeat.tick() => {
-                    if !waiter.is_starved() {
-                        continue;
-                    }
-                    self.function.wake(false);
-                    self.function.probe_pods();
+                () = &mut hopeless => {
+                    hopeless.set(self.function.hopeless.notified());
                     if let Some(refusal) = self.hopeless(&waiter) {
                         return Err(refusal.into());
                     }
@@ -151,8 +147,11 @@ impl<'a> Hold<'a> {
 
     /// The answer to give early, if waiting longer is of no use.
     fn hopeless(&self, waiter: &Waiter<Arc<Pod>>) -> Option<Refusal> {
+        if self.arrived.elapsed() < FATAL_PATIENCE || !waiter.is_starved() {
+            return None;
+        }
         let (revision, problem) = self.problem(waiter);
-        let problem = problem.filter(|p| p.fatal && self.arrived.elapsed() >= FATAL_PATIENCE)?;
+        let problem = problem.filter(|problem| problem.fatal)?;
         let key = &self.function.key;
         let what = match &*revision {
             "" => format!("{key} has no revision"),

@@ -80,6 +80,7 @@ pub use crate::{
 pub async fn run(args: Args) -> anyhow::Result<()> {
     telemetry::init(&args.logging())?;
     memory::by_the_page();
+    memory::give_back_apart().context("cannot start the thread that gives memory back")?;
     let asked = shutdown::on_signal()?;
     let activator = Activator::start(args)?;
     asked.cancelled().await;

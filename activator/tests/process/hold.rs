@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::support::{
     backend::{Backend, nowhere},
     client::{self, Raw},
+    eventually,
     operator::{bound, wake},
     told,
     world::{A_WHILE, World, free_port, serving_at},
@@ -103,6 +104,34 @@ async fn five_hundred_first_requests_send_one_wake_and_are_all_served() {
     assert_eq!(early.count(), 1);
     assert!(wakes.len() <= 3, "one each second: {wakes:?}");
     assert_eq!(backend.seen().len(), 500);
+}
+
+#[tokio::test]
+async fn a_wake_is_repeated_while_somebody_waits_and_no_longer() {
+    let mut world = World::new().await;
+    let wakes = |world: &World| world.operator.heard_at(|frame| wake(frame).is_some());
+    let held = tokio::spawn(client::get(world.address, "/hello"));
+    eventually("it is repeated twice", async || {
+        (wakes(&world).len() == 3).then_some(())
+    })
+    .await;
+    let heard = wakes(&world);
+    let apart = |pair: &[Instant]| (pair[1] - pair[0]).as_secs_f64();
+    let apart: Vec<_> = heard.windows(2).map(apart).collect();
+    assert!(apart.iter().all(|apart| *apart > 0.9), "{apart:?}");
+    let backend = Backend::start("a");
+    let pods = world.pods().pod("a", backend.address, PodState::Serving);
+    world.tell(pods).await;
+    assert_eq!(held.await.unwrap().status, StatusCode::OK);
+    world.tell(world.pods()).await;
+    tokio::time::sleep_until(heard[2] + Duration::from_millis(1_500)).await;
+    assert_eq!(wakes(&world).len(), 3, "nobody waits");
+    let held = tokio::spawn(client::get(world.address, "/hello"));
+    eventually("another start begins", async || {
+        (wakes(&world).len() == 4).then_some(())
+    })
+    .await;
+    held.abort();
 }
 
 #[tokio::test]

@@ -15,7 +15,9 @@ use http::{Request, StatusCode};
 use http_body_util::Empty;
 use tokio::task::JoinSet;
 
-use crate::support::{backend::Backend, client, eventually, told::Pods, world::World};
+use crate::support::{
+    backend::Backend, client, eventually, operator::wake, told::Pods, world::World,
+};
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
@@ -237,10 +239,34 @@ async fn a_request_that_finds_no_free_pod_in_time_is_told_so() {
     assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(refused.header("x-ebb-reason"), "at-limit");
     assert_eq!(refused.header("retry-after"), "1");
-    let woken = world.operator.heard(crate::support::operator::wake);
+    let woken = world.operator.heard(wake);
     assert!(woken.is_empty(), "no pod has to be started");
     backend.open();
     assert_eq!(busy.await.unwrap().status, StatusCode::OK);
     let after = client::get(world.address, "/hello").await;
     assert_eq!(after.header("server-timing"), "", "it was no cold start");
+}
+
+#[tokio::test]
+async fn who_waits_for_a_busy_pod_asks_for_another_one_when_that_goes() {
+    let mut world = World::new().await;
+    let backend = Backend::start("a");
+    let pods = world.pods().pod("a", backend.address, PodState::Serving);
+    let keeper = limit(1, Some(0), &[]);
+    world.tell(pods.limit(keeper.clone())).await;
+    let busy = tokio::spawn(client::get(world.address, "/late"));
+    eventually("the pod has it", async || {
+        (!backend.seen().is_empty()).then_some(())
+    })
+    .await;
+    let held = tokio::spawn(client::get(world.address, "/hello"));
+    world.held(1).await;
+    world.tell(world.pods().limit(keeper.clone())).await;
+    world.operator.hears("a wake", wake).await;
+    let other = Backend::start("b");
+    let pods = world.pods().pod("b", other.address, PodState::Serving);
+    world.tell(pods.limit(keeper)).await;
+    assert_eq!(held.await.unwrap().text(), "b");
+    backend.open();
+    assert_eq!(busy.await.unwrap().status, StatusCode::OK);
 }

@@ -105,6 +105,11 @@ impl<P: Clone> Gate<P> {
         waiting(&self.state.lock())
     }
 
+    /// Whether somebody waits for a pod to start.
+    pub fn starves(&self) -> bool {
+        self.state.lock().starves()
+    }
+
     /// Requests in pods now.
     pub fn in_flight(&self) -> u32 {
         self.state.lock().in_flight

@@ -326,6 +326,12 @@ impl<P: Clone> State<P> {
         Some((Arc::clone(&lane.revision), !lane.usable()))
     }
 
+    /// Whether somebody waits for a pod to start.
+    pub(crate) fn starves(&self) -> bool {
+        let starves = |lane: &Lane<P>| !lane.line.is_empty() && !lane.usable();
+        self.lanes.iter().any(starves)
+    }
+
     pub(crate) fn members(&self) -> impl Iterator<Item = &Member<P>> {
         self.lanes.iter().flat_map(|lane| &lane.members)
     }

@@ -353,13 +353,16 @@ async fn no_pod_has_more_than_its_limit() {
     assert_ne!(one.payload(), two.payload());
     let (first, second) = (waiter(&gate), waiter(&gate));
     assert!(!first.is_starved(), "pods run, they are busy");
+    assert!(!gate.starves());
     let freed = *one.payload();
     drop(one);
     let third = first.await.unwrap();
     assert_eq!(third.payload(), &freed);
     gate.update(limited(1, &[("c", Starting)]));
     assert!(second.is_starved(), "no pod takes requests");
+    assert!(gate.starves());
     gate.update(limited(1, &[(*two.payload(), Serving)]));
+    assert!(!gate.starves(), "one runs again");
     drop(two);
     second.await.unwrap();
 }

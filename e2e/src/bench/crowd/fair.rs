@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Crowd, SOON, prepare,
-    waiting::{Answers, Waiting},
+    waiting::{Flood, Waiting},
 };
 use crate::{bench::percentile, scene::eventually};
 
@@ -39,21 +39,19 @@ pub(in crate::bench) async fn run(flood: usize, rounds: usize) -> Result<()> {
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         alone.extend(first_requests(&crowd, 0).await?);
-        let mut loud = Waiting::http2(crowd.address(0), flood).await?;
-        let mut refused = Answers::default();
+        let loud = Flood::start(crowd.address(0), flood)?;
         // All have come: each is refused or waits.
         let held = eventually(SOON, "the flood has come", async || {
-            refused.at.extend(loud.so_far()?.at);
             let held = crowd.metric("ebb_activator_requests_held").await? as usize;
-            Ok((refused.at.len() + held == flood).then_some(held))
+            Ok((loud.answered() + held == flood).then_some(held))
         })
         .await?;
+        let refused = loud.since().statuses();
         beside.extend(first_requests(&crowd, held).await?);
         let memory = (crowd.ebb.proxy.memory()? - before) >> 20;
-        let shed = loud.so_far()?.statuses();
-        let refused = refused.statuses();
+        let shed = loud.since().statuses();
         crowd.serve(0, true)?;
-        let served = loud.answers().await?.statuses();
+        let served = loud.rest().await?.statuses();
         crowd.serve(0, false)?;
         println!(
             "  the flood: {refused:?} at once, {shed:?} to make room, {served:?} when it got a pod; {memory} MiB of memory more than before"
@@ -62,8 +60,9 @@ pub(in crate::bench) async fn run(flood: usize, rounds: usize) -> Result<()> {
     for (name, times) in [("alone", &mut alone), ("beside the flood", &mut beside)] {
         times.sort_by(f64::total_cmp);
         println!(
-            "  {name:<18} p50 {:>6.2} ms   max {:>6.2} ms",
+            "  {name:<18} p50 {:>6.2} ms   p95 {:>6.2} ms   max {:>6.2} ms",
             percentile(times, 0.5),
+            percentile(times, 0.95),
             percentile(times, 1.0)
         );
     }

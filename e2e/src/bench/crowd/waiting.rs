@@ -3,6 +3,8 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
+    thread,
 };
 
 use anyhow::{Context, Result};
@@ -11,9 +13,12 @@ use http::Request;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
+    runtime::Builder,
+    sync::oneshot,
     task::JoinSet,
     time::Instant,
 };
@@ -94,14 +99,50 @@ impl Waiting {
         answers.at.sort();
         Ok(answers)
     }
+}
 
-    /// The answers that are there so far.
-    pub(super) fn so_far(&mut self) -> Result<Answers> {
-        let mut answers = Answers::default();
-        while let Some(answer) = self.0.try_join_next() {
-            answers.at.push(answer?.context("a client failed")?);
-        }
-        Ok(answers)
+/// Requests over HTTP/2 that wait, on a thread of their own: what they have freed keeps the allocator busy for milliseconds, which others would be
+/// measured to wait.
+pub(super) struct Flood {
+    answers: Arc<Mutex<Answers>>,
+    ended: oneshot::Receiver<Result<()>>,
+}
+
+impl Flood {
+    /// Sends so many requests.
+    pub(super) fn start(address: SocketAddr, count: usize) -> Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let answers = Arc::<Mutex<Answers>>::default();
+        let (end, ended) = oneshot::channel();
+        let into = Arc::clone(&answers);
+        thread::Builder::new().name("flood".into()).spawn(move || {
+            let result = runtime.block_on(async {
+                let mut waiting = Waiting::http2(address, count).await?;
+                while let Some(answer) = waiting.0.join_next().await {
+                    into.lock().at.push(answer?.context("a client failed")?);
+                }
+                Ok(())
+            });
+            // Nobody hears it if the measurement has failed.
+            let _ = end.send(result);
+        })?;
+        Ok(Self { answers, ended })
+    }
+
+    /// How many are answered.
+    pub(super) fn answered(&self) -> usize {
+        self.answers.lock().at.len()
+    }
+
+    /// Those that were answered since it was called last.
+    pub(super) fn since(&self) -> Answers {
+        std::mem::take(&mut *self.answers.lock())
+    }
+
+    /// Waits for all other answers.
+    pub(super) async fn rest(self) -> Result<Answers> {
+        self.ended.await.context("the flood has ended")??;
+        Ok(std::mem::take(&mut *self.answers.lock()))
     }
 }
 
