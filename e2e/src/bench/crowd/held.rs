@@ -1,13 +1,18 @@
-//! Many requests that wait for one Function at zero: what each takes in memory, and how soon all are answered.
+//! Many requests that wait for one Function at zero: what each takes in memory, what they cost while they wait, and how soon all are answered.
+
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use crds::names::FunctionKey;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{
     Crowd, prepare,
     waiting::{Waiting, connect},
 };
+
+/// How long they are watched while they wait: as long as some wakes.
+const WATCHED: Duration = Duration::from_secs(4);
 
 pub(in crate::bench) async fn run(requests: usize) -> Result<()> {
     let connections = prepare()?;
@@ -36,18 +41,22 @@ pub(in crate::bench) async fn run(requests: usize) -> Result<()> {
         };
         crowd.held(requests).await?;
         let each = (crowd.ebb.proxy.memory()? - before) as f64 / requests as f64;
+        let spent = crowd.ebb.proxy.cpu()?;
+        sleep(WATCHED).await;
+        let spent = crowd.ebb.proxy.cpu()? - spent;
         let start = Instant::now();
         crowd.serve(0, true)?;
         let answers = waiting.answers().await?;
         let after = answers.after(start);
         println!(
-            "  {requests:>6}, {}  {:>5.1} KiB of memory each (bar 16, goal 8)   answered {:?}, the first {:.1} ms after the pod was known, the last {:.1} ms",
+            "  {requests:>6}, {}  {:>5.1} KiB of memory each (bar 16, goal 8), {:.1} ms of CPU a second in all   answered {:?}, the first {:.1} ms after the pod was known, the last {:.1} ms",
             if http2 {
                 "HTTP/2, 100 a connection"
             } else {
                 "HTTP/1.1                "
             },
             each / 1024.0,
+            spent.as_secs_f64() * 1e3 / WATCHED.as_secs_f64(),
             answers.statuses(),
             after[0],
             after[after.len() - 1],
