@@ -85,7 +85,7 @@ impl Crowd {
             ebb,
             control,
             _other,
-            backend: backend::start(OTHER_CORE)?,
+            backend: backend::start()?,
             functions: functions.into_iter().zip(addresses).collect(),
         })
     }

@@ -2,6 +2,7 @@
 
 pub(super) mod backend;
 pub(super) mod client;
+mod pace;
 mod servers;
 
 use std::{net::SocketAddr, path::Path, time::Duration};
@@ -47,6 +48,9 @@ const WORKS: [(Work, f64); 9] = [
     (Work::Grpc, 1.3),
 ];
 
+/// Whose rate, through nginx, is the peak: half of it is the rate at which latencies are measured.
+const PEAK: Work = Work::Get { bytes: 2 };
+
 /// Measures and prints all of it.
 pub(super) async fn run(rounds: usize, only: &str, beside: Option<&Path>) -> Result<()> {
     let servers = Servers::start(PROXY_CORE, beside).await?;
@@ -54,9 +58,11 @@ pub(super) async fn run(rounds: usize, only: &str, beside: Option<&Path>) -> Res
     println!(
         "CPU of the proxy, in microseconds a request; {CLIENTS} clients, median of {rounds} rounds in turn (requests a second in brackets)"
     );
+    let latency = "latency".contains(only);
     let mut peak = 0.0;
     for (work, bar) in WORKS {
-        if !work.to_string().contains(only) {
+        let for_peak = latency && work == PEAK;
+        if !work.to_string().contains(only) && !for_peak {
             continue;
         }
         let mut costs = vec![Vec::new(); servers.proxies.len()];
@@ -68,7 +74,7 @@ pub(super) async fn run(rounds: usize, only: &str, beside: Option<&Path>) -> Res
         }
         let medians: Vec<Cost> = costs.into_iter().map(median).collect();
         let nginx = medians[0];
-        if matches!(work, Work::Get { bytes: 2 }) {
+        if work == PEAK {
             peak = nginx.rate;
         }
         let cells = servers.proxies.iter().zip(&medians);
@@ -82,7 +88,7 @@ pub(super) async fn run(rounds: usize, only: &str, beside: Option<&Path>) -> Res
             cells.join("   ")
         );
     }
-    if peak > 0.0 && only.is_empty() {
+    if latency {
         latencies(&servers, peak / 2.0, rounds).await?;
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! What stands behind the proxies: answers `/N` with N bytes, whatever was sent; and gRPC calls with what they say.
 
-use std::{convert::Infallible, net::SocketAddr, thread};
+use std::{convert::Infallible, net::SocketAddr};
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -15,36 +15,29 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
-/// Serves HTTP/1.1 on a thread of its own, pinned to `core`, until the process ends.
-pub(in crate::bench) fn start(core: usize) -> Result<SocketAddr> {
-    on_core(core, serve)
-}
-
-/// Serves gRPC: answers each call with its message.
-pub(in crate::bench) fn start_grpc(core: usize) -> Result<SocketAddr> {
-    on_core(core, serve_grpc)
-}
-
-fn on_core<F>(core: usize, serve: fn(std::net::TcpListener) -> F) -> Result<SocketAddr>
-where
-    F: Future<Output = Result<()>> + 'static,
-{
-    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-    listener.set_nonblocking(true)?;
-    let address = listener.local_addr()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    thread::spawn(move || {
-        // Unpinned it would only take time from the proxies, which the numbers would show.
-        let _ = crate::bench::proxy::pin_to(core);
-        runtime.block_on(serve(listener))
-    });
+/// Serves HTTP/1.1 until the runtime ends, on its thread: where the clients are. Two threads of one core would take turns of milliseconds, which were all
+/// that the slowest requests had to tell of.
+pub(in crate::bench) fn start() -> Result<SocketAddr> {
+    let (listener, address) = listen()?;
+    tokio::spawn(serve(listener));
     Ok(address)
 }
 
-async fn serve(listener: std::net::TcpListener) -> Result<()> {
-    let listener = TcpListener::from_std(listener)?;
+/// Serves gRPC: answers each call with its message.
+pub(in crate::bench) fn start_grpc() -> Result<SocketAddr> {
+    let (listener, address) = listen()?;
+    tokio::spawn(serve_grpc(listener));
+    Ok(address)
+}
+
+fn listen() -> Result<(TcpListener, SocketAddr)> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    Ok((TcpListener::from_std(listener)?, address))
+}
+
+async fn serve(listener: TcpListener) -> Result<()> {
     let zeros = Bytes::from(vec![b'x'; 1 << 20]);
     loop {
         let (stream, _) = listener.accept().await?;
@@ -70,8 +63,7 @@ async fn answer(
     )))
 }
 
-async fn serve_grpc(listener: std::net::TcpListener) -> Result<()> {
-    let listener = TcpListener::from_std(listener)?;
+async fn serve_grpc(listener: TcpListener) -> Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;

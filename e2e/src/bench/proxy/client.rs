@@ -20,9 +20,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    sync::mpsc,
     task::JoinSet,
-    time::{Instant, sleep_until},
+    time::Instant,
 };
+
+use super::{WARM_UP, pace::Pace};
 
 /// Calls of gRPC at once on a connection.
 const CALLS: usize = 8;
@@ -187,7 +190,8 @@ async fn call_on(
     Ok(())
 }
 
-/// Times in microseconds, from when each request was due, at a constant rate over so many connections.
+/// Times in microseconds, from when each request was due, at a constant rate over so many connections, once they are warm: the first requests
+/// open connections everywhere, and they alone were the slowest of a thousand.
 pub(in crate::bench) async fn open(
     address: SocketAddr,
     rate: f64,
@@ -195,24 +199,34 @@ pub(in crate::bench) async fn open(
     lasts: Duration,
 ) -> Result<Vec<f64>> {
     let request: Arc<[u8]> = Work::Get { bytes: 2 }.request().into();
-    let start = Instant::now() + Duration::from_millis(50);
-    let period = Duration::from_secs_f64(clients as f64 / rate);
     let mut tasks = JoinSet::new();
-    for client in 0..clients {
+    let mut turns = Vec::new();
+    let warm = Instant::now() + WARM_UP;
+    for _ in 0..clients {
         let request = request.clone();
-        let mut due = start + period.mul_f64(client as f64 / clients as f64);
+        let mut connection = Connection::open(address).await?;
+        let (turn, mut due) = mpsc::unbounded_channel::<Instant>();
+        turns.push(turn);
         tasks.spawn(async move {
             let mut times = Vec::new();
-            let mut connection = Connection::open(address).await?;
-            while due < start + lasts {
-                sleep_until(due).await;
+            while let Some(due) = due.recv().await {
                 connection.exchange(&request).await?;
-                times.push(due.elapsed().as_secs_f64() * 1e6);
-                due += period;
+                if due >= warm {
+                    times.push(due.elapsed().as_secs_f64() * 1e6);
+                }
             }
             anyhow::Ok(times)
         });
     }
+    let mut pace = Pace::start(rate, WARM_UP + lasts)?;
+    for turn in turns.iter().cycle() {
+        let Some(due) = pace.next().await? else {
+            break;
+        };
+        // Who has failed says why below.
+        let _ = turn.send(due);
+    }
+    drop(turns);
     let mut all = Vec::new();
     while let Some(times) = tasks.join_next().await {
         all.extend(times??);

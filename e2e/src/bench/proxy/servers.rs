@@ -13,7 +13,7 @@ use crds::{
 };
 
 use crate::{
-    bench::proxy::{OTHER_CORE, backend},
+    bench::proxy::backend,
     cluster::{Layout, Progress, images, packages},
     control::{self, Control},
     servers::{Ebb, Proxy, TOKEN, accepts, free_port, function_ports},
@@ -39,8 +39,8 @@ impl Servers {
         let activator = progress.step("binary", images::build_activator()).await?;
         let folder = Layout::of_checkout()?.checkout().join("target/bench");
         fs::create_dir_all(&folder)?;
-        let backend = backend::start(OTHER_CORE)?;
-        let backends = [backend, backend::start_grpc(OTHER_CORE)?];
+        let backend = backend::start()?;
+        let backends = [backend, backend::start_grpc()?];
         let nginx = nginx(&folder, backends, core)?;
         let haproxy = haproxy(&folder, backends, core)?;
         let (ebb, control) = ebb(&folder, &activator, backends, core).await?;
