@@ -101,7 +101,7 @@ pub enum Bench {
         #[arg(long, default_value_t = 10_000)]
         functions: usize,
         /// Rounds
-        #[arg(long, default_value_t = 5)]
+        #[arg(long, default_value_t = 9)]
         rounds: usize,
     },
     /// What rude clients do to others, and how soon one that leaves is noticed; needs no cluster

@@ -30,7 +30,7 @@ pub(super) const OTHER_CORE: usize = 1;
 
 /// How long one measurement lasts, after as long a time as nothing is counted.
 const LASTS: Duration = Duration::from_secs(2);
-const WARM_UP: Duration = Duration::from_millis(300);
+pub(super) const WARM_UP: Duration = Duration::from_millis(300);
 
 /// Clients, each with one connection.
 const CLIENTS: usize = 64;

@@ -6,7 +6,10 @@ use anyhow::Result;
 use crds::names::FunctionKey;
 
 use super::{Crowd, prepare};
-use crate::bench::{percentile, proxy::client};
+use crate::bench::{
+    percentile,
+    proxy::{WARM_UP, client},
+};
 
 /// Requests a second to the one Function that is awake, over so many connections, and for how long.
 const RATE: f64 = 4_000.0;
@@ -34,7 +37,8 @@ pub(in crate::bench) async fn run(functions: usize, rounds: usize) -> Result<()>
         for (kept, crowd) in seen.iter_mut().zip([&few, &many]) {
             let cpu = crowd.ebb.proxy.cpu()?;
             let mut times = client::open(crowd.address(0), RATE, CLIENTS, LASTS).await?;
-            let cpu = (crowd.ebb.proxy.cpu()? - cpu).as_secs_f64() * 1e6 / times.len() as f64;
+            let requests = RATE * (WARM_UP + LASTS).as_secs_f64();
+            let cpu = (crowd.ebb.proxy.cpu()? - cpu).as_secs_f64() * 1e6 / requests;
             times.sort_by(f64::total_cmp);
             let row = [percentile(&times, 0.5), percentile(&times, 0.99), cpu];
             kept.iter_mut()
