@@ -131,11 +131,7 @@ impl Function {
         if self.gate.update(target) {
             self.wakes.lock().begin_anew();
         }
-        if self.gate.starves() {
-            // Those who waited for less than the limit in flight may now wait for a pod to start.
-            self.wake(false);
-        }
-        self.probe_pods();
+        self.rouse();
     }
 
     /// The Function is gone: nobody waits any more, nobody comes in.

@@ -260,7 +260,7 @@ impl Proxy {
                     slot.distrust();
                     acquired = slot.again();
                     again = true;
-                    function.probe_pods();
+                    function.rouse();
                 }
             }
         }

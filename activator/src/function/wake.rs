@@ -64,6 +64,14 @@ impl Function {
         cold_start
     }
 
+    /// Does what those who wait for a pod now need: those who waited for a busy one may have lost it, so that they wait for one to start.
+    pub(crate) fn rouse(self: &Arc<Self>) {
+        if self.gate.starves() {
+            self.wake(false);
+        }
+        self.probe_pods();
+    }
+
     /// Whether somebody still waits for a pod to start. If not, the repetition is over: whoever comes next begins another one.
     fn goes_on(&self) -> bool {
         // Who begins to wait is in line before it asks for this lock, so it is seen here or finds the repetition over.
@@ -80,8 +88,7 @@ async fn repeat(function: Arc<Function>) {
         if !function.goes_on() {
             return;
         }
-        function.wake(false);
-        function.probe_pods();
+        function.rouse();
         if function.settings().is_hopeless() {
             function.hopeless.notify_waiters();
         }
