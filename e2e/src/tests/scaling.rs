@@ -68,6 +68,11 @@ pub(super) async fn rps_is_followed(scene: Scene) -> Result<()> {
         })
         .await?;
         let load = Load::open(&scene, &name, 10 * need as u32, "/");
+        // The pods stay until the load is known: else some would go, come again and make it a burst.
+        eventually(SOON, "the load of three seconds was reported", async || {
+            Ok((load.ok() >= 30 * need as u64).then_some(()))
+        })
+        .await?;
         scene.apply(&name, json!({"scale": scale})).await?;
         steady(scene.clone(), name, scale.clone(), need, load).await
     });
