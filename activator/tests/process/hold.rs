@@ -124,6 +124,7 @@ async fn a_wake_is_repeated_while_somebody_waits_and_no_longer() {
     world.tell(pods).await;
     assert_eq!(held.await.unwrap().status, StatusCode::OK);
     world.tell(world.pods()).await;
+    // That nothing comes can only be seen by waiting: half as long again as a repetition would take.
     tokio::time::sleep_until(heard[2] + Duration::from_millis(1_500)).await;
     assert_eq!(wakes(&world).len(), 3, "nobody waits");
     let held = tokio::spawn(client::get(world.address, "/hello"));
