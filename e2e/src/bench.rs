@@ -73,7 +73,7 @@ pub enum Bench {
         /// Rounds of each measurement
         #[arg(long, default_value_t = 5)]
         rounds: usize,
-        /// Only the measurements whose name contains this, such as "get 2"
+        /// Only the measurements whose name contains this, such as "get 2" or "latency"
         #[arg(long, default_value = "")]
         only: String,
         /// Another build of the activator, to compare with
