@@ -1,4 +1,5 @@
-//! What the fuzz targets do with an input: they run code that strangers reach, and panic when something does not hold.
+//! What the fuzz targets do with an input: they run code that strangers reach, and panic when something does not hold. So `expect` and `unwrap`
+//! are assertions here, like those of tests: libFuzzer keeps the input with which one has failed.
 //!
 //! `cargo e2e fuzz` builds and runs them.
 
