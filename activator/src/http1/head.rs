@@ -1,6 +1,7 @@
 //! What heads of requests and of answers have in common (RFC 9112). Pure.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use memchr::memchr_iter;
 
 use crate::headers::members;
 
@@ -14,7 +15,7 @@ pub(super) const LONGEST: usize = 64 << 10;
 pub(super) fn may_end(input: &[u8], parsed: usize) -> bool {
     let new = &input[parsed.saturating_sub(2)..];
     let ends = |bytes: &[u8]| bytes.starts_with(b"\n\n") || bytes.starts_with(b"\n\r\n");
-    let ended = || (0..new.len()).any(|at| ends(&new[at..]));
+    let ended = || memchr_iter(b'\n', new).any(|at| ends(&new[at..]));
     !input.is_empty() && (parsed == 0 || input.len() > LONGEST || ended())
 }
 

@@ -68,21 +68,42 @@ async fn requests_are_read_alike_however_they_come() {
     let (world, _backend) = serving().await;
     for (sent, count, meant) in ROWS {
         for piece in [sent.len(), 1, 7] {
-            let mut raw = Raw::connect(world.address).await;
-            raw.0.set_nodelay(true).unwrap();
-            for bytes in sent.as_bytes().chunks(piece) {
-                raw.0.write_all(bytes).await.unwrap();
-                tokio::task::yield_now().await;
-            }
-            let answers = raw.read_all().await;
-            let good = answers.matches("HTTP/1.1 200 OK\r\n").count();
-            assert_eq!(
-                (good, &*bodies(&answers)),
-                (*count, *meant),
-                "{sent} by {piece}: {answers}"
-            );
+            assert_read(&world, sent, piece, *count, meant).await;
         }
     }
+}
+
+/// Longer than what is read at once while a head is awaited.
+#[tokio::test]
+async fn a_long_head_is_read_alike_however_it_comes() {
+    let (world, _backend) = serving().await;
+    let long = "x".repeat(60_000);
+    let post = |rest: &str| {
+        format!("POST /echo HTTP/1.1\r\nHost: a\r\nX-Long: {long}\r\nContent-Length: 2\r\n{rest}")
+    };
+    let sent = post("\r\non") + &post("Connection: close\r\n\r\ntw");
+    let head = post("\r\n").len();
+    for piece in [sent.len(), 1_000, 8_192, head - 2, head - 1, head, head + 1] {
+        assert_read(&world, &sent, piece, 2, "ontw").await;
+    }
+}
+
+/// Asserts that what is `sent` by pieces of so many bytes gets so many answers of 200 with these bodies.
+async fn assert_read(world: &World, sent: &str, piece: usize, count: usize, meant: &str) {
+    let mut raw = Raw::connect(world.address).await;
+    raw.0.set_nodelay(true).unwrap();
+    for bytes in sent.as_bytes().chunks(piece) {
+        raw.0.write_all(bytes).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let answers = raw.read_all().await;
+    let good = answers.matches("HTTP/1.1 200 OK\r\n").count();
+    assert_eq!(
+        (good, &*bodies(&answers)),
+        (count, meant),
+        "{} bytes by {piece}: {answers}",
+        sent.len()
+    );
 }
 
 #[tokio::test]

@@ -172,16 +172,28 @@ impl Connection {
             Err(bad) => return Poll::Ready(Some(Err(bad))),
         }
         loop {
-            let mut room = [MaybeUninit::uninit(); FIRST_READ];
-            let mut read = ReadBuf::uninit(&mut room);
-            match self.poll_read(cx, &mut read) {
-                Poll::Ready(Ok(())) if !read.filled().is_empty() => {}
-                Poll::Pending if !(stops() && self.request.input.is_empty()) => {
-                    return Poll::Pending;
+            let found = match self.request.input.len() < FIRST_READ {
+                true => {
+                    let mut room = [MaybeUninit::uninit(); FIRST_READ];
+                    let mut read = ReadBuf::uninit(&mut room);
+                    let came = self.poll_read(cx, &mut read);
+                    match came.map_ok(|()| read.filled()) {
+                        Poll::Ready(Ok(read)) if !read.is_empty() => {
+                            self.request.head_with(read, head::take)
+                        }
+                        Poll::Pending if !(stops() && self.request.input.is_empty()) => {
+                            return Poll::Pending;
+                        }
+                        _ => return Poll::Ready(None),
+                    }
                 }
-                _ => return Poll::Ready(None),
-            }
-            match self.request.head_with(read.filled(), head::take) {
+                // A long one: not in many small pieces.
+                false => match ready!(self.poll_more(cx)) {
+                    Ok(1..) => self.request.head(head::take),
+                    _ => return Poll::Ready(None),
+                },
+            };
+            match found {
                 Ok(None) => {}
                 Ok(Some(head)) => return Poll::Ready(Some(Ok(head))),
                 Err(bad) => return Poll::Ready(Some(Err(bad))),
@@ -320,7 +332,7 @@ impl Connection {
         self.poll_ahead(cx)
     }
 
-    /// Reads more of the body.
+    /// Reads more of what was begun.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match &mut self.wire {
             Some(wire) => self.room.poll_read(wire, cx, &mut self.request.input),
