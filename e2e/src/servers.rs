@@ -63,10 +63,15 @@ impl Proxy {
         Ok(self.process.kill().await?)
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> Result<u32> {
+        let pid = self.process.id();
+        pid.with_context(|| format!("{} has ended", self.name))
+    }
+
     /// Memory that it has now, in bytes.
     pub(crate) fn memory(&self) -> Result<u64> {
-        let pid = self.process.id();
-        let pid = pid.with_context(|| format!("{} has ended", self.name))?;
+        let pid = self.pid()?;
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
@@ -75,10 +80,7 @@ impl Proxy {
 
     /// CPU time of all its threads so far.
     pub(crate) fn cpu(&self) -> Result<Duration> {
-        let pid = self
-            .process
-            .id()
-            .with_context(|| format!("{} has ended", self.name))?;
+        let pid = self.pid()?;
         let mut total = Duration::ZERO;
         for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
             let text = fs::read_to_string(thread?.path().join("schedstat"))?;

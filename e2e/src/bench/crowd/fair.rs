@@ -7,7 +7,9 @@ use crds::names::FunctionKey;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Crowd, SOON, prepare,
+    Crowd, SOON,
+    calm::Calm,
+    prepare,
     waiting::{Flood, Waiting},
 };
 use crate::{bench::percentile, scene::eventually};
@@ -32,6 +34,7 @@ pub(in crate::bench) async fn run(flood: usize, rounds: usize) -> Result<()> {
         &format!("--held-memory-mib={BUDGET}"),
     ];
     let crowd = Crowd::start([127, 0, 0, 1].into(), keys, &flags.map(String::as_str)).await?;
+    let _calm = Calm::start(&[&crowd]).await?;
     println!(
         "first requests of one tenant, {OTHERS} at once, alone and while another has sent {flood}; {rounds} rounds in turn"
     );

@@ -11,10 +11,24 @@ use tokio::{
 };
 
 use super::{
-    Crowd, prepare,
+    Crowd,
+    apart::Apart,
+    calm::Calm,
+    prepare,
     waiting::{Waiting, connect},
 };
-use crate::bench::{percentile, proxy::client};
+use crate::{
+    bench::{
+        percentile,
+        proxy::{backend, client},
+    },
+    control::pods,
+};
+
+/// The Functions, as the activator numbers them here: one for the others, one for those who are rude, one without a pod.
+const OTHERS: usize = 0;
+const THEIRS: usize = 1;
+const ASLEEP: usize = 2;
 
 /// The others' load.
 const RATE: f64 = 2_000.0;
@@ -49,12 +63,16 @@ const KINDS: [(Rude, &str); 4] = [
 
 pub(in crate::bench) async fn run(rounds: usize) -> Result<()> {
     let most = prepare()?;
-    let keys = vec![
-        FunctionKey::new("shop", "others"),
-        FunctionKey::new("shop", "asleep"),
-    ];
-    let crowd = Crowd::start([127, 0, 0, 1].into(), keys, &[]).await?;
-    crowd.serve(0, true)?;
+    let keys = ["others", "theirs", "asleep"].map(|name| FunctionKey::new("shop", name));
+    let crowd = Crowd::start([127, 0, 0, 1].into(), keys.to_vec(), &[]).await?;
+    crowd.serve(OTHERS, true)?;
+    let apart = Apart::start("rude")?;
+    let pod = apart.runtime.spawn(async { backend::start() }).await??;
+    crowd
+        .control
+        .tell(pods(&crowd.functions[THEIRS].0, Some(pod)))?;
+    // What those who are rude, and their pod, take of the clients' core is not the activator's doing: they do without.
+    let _calm = Calm::start(&[&crowd]).await?;
     println!(
         "{RATE:.0} requests a second of others, in microseconds; each beside as long a time without, median of {rounds} rounds"
     );
@@ -68,10 +86,11 @@ pub(in crate::bench) async fn run(rounds: usize) -> Result<()> {
         }
         let (mut quiet, mut beside) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
-            quiet.push(p99(crowd.address(0)).await?);
-            let clients = kind.start(crowd.address(0)).await?;
+            quiet.push(p99(crowd.address(OTHERS)).await?);
+            let clients = apart.runtime.spawn(kind.start(crowd.address(THEIRS)));
+            let clients = clients.await??;
             sleep(SETTLED).await;
-            beside.push(p99(crowd.address(0)).await?);
+            beside.push(p99(crowd.address(OTHERS)).await?);
             drop(clients);
             sleep(Duration::from_millis(500)).await;
         }
@@ -150,7 +169,7 @@ impl Rude {
 async fn leaving(crowd: &Crowd) -> Result<()> {
     let mut times = Vec::new();
     for _ in 0..100 {
-        let waiting = Waiting::http1(crowd.address(1), 1);
+        let waiting = Waiting::http1(crowd.address(ASLEEP), 1);
         crowd.held(1).await?;
         let left = Instant::now();
         drop(waiting);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use crds::names::FunctionKey;
 
-use super::{Crowd, prepare};
+use super::{Crowd, calm::Calm, prepare};
 use crate::bench::{
     percentile,
     proxy::{WARM_UP, client},
@@ -33,6 +33,7 @@ pub(in crate::bench) async fn run(functions: usize, rounds: usize) -> Result<()>
     for crowd in [&few, &many] {
         crowd.serve(0, true)?;
     }
+    let _calm = Calm::start(&[&few, &many]).await?;
     for _ in 0..rounds {
         for (kept, crowd) in seen.iter_mut().zip([&few, &many]) {
             let cpu = crowd.ebb.proxy.cpu()?;

@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    thread,
 };
 
 use anyhow::{Context, Result};
@@ -17,11 +16,11 @@ use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
-    runtime::Builder,
-    sync::oneshot,
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
     time::Instant,
 };
+
+use super::apart::Apart;
 
 /// Connections from one address, which has some 28,000 ports.
 const FROM_ONE_ADDRESS: usize = 5_000;
@@ -105,28 +104,28 @@ impl Waiting {
 /// measured to wait.
 pub(super) struct Flood {
     answers: Arc<Mutex<Answers>>,
-    ended: oneshot::Receiver<Result<()>>,
+    ended: JoinHandle<Result<()>>,
+    _thread: Apart,
 }
 
 impl Flood {
     /// Sends so many requests.
     pub(super) fn start(address: SocketAddr, count: usize) -> Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let thread = Apart::start("flood")?;
         let answers = Arc::<Mutex<Answers>>::default();
-        let (end, ended) = oneshot::channel();
         let into = Arc::clone(&answers);
-        thread::Builder::new().name("flood".into()).spawn(move || {
-            let result = runtime.block_on(async {
-                let mut waiting = Waiting::http2(address, count).await?;
-                while let Some(answer) = waiting.0.join_next().await {
-                    into.lock().at.push(answer?.context("a client failed")?);
-                }
-                Ok(())
-            });
-            // Nobody hears it if the measurement has failed.
-            let _ = end.send(result);
-        })?;
-        Ok(Self { answers, ended })
+        let ended = thread.runtime.spawn(async move {
+            let mut waiting = Waiting::http2(address, count).await?;
+            while let Some(answer) = waiting.0.join_next().await {
+                into.lock().at.push(answer?.context("a client failed")?);
+            }
+            Ok(())
+        });
+        Ok(Self {
+            answers,
+            ended,
+            _thread: thread,
+        })
     }
 
     /// How many are answered.

@@ -1,0 +1,69 @@
+//! What else a machine does is kept out of a measurement of microseconds, as far as the machine lets us.
+
+use std::{
+    hint::black_box,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc,
+    },
+    thread,
+};
+
+use anyhow::Result;
+use nix::unistd::{Pid, gettid};
+
+use super::Crowd;
+use crate::{
+    bench::proxy::{OTHER_CORE, PROXY_CORE, pin_to},
+    cluster::shell,
+};
+
+/// Ends when dropped.
+pub(super) struct Calm(Arc<AtomicBool>);
+
+impl Calm {
+    /// Lets these activators and the caller's thread go before all others: there is always one that takes a core for milliseconds now and then, and
+    /// some do so for longer when there are many sockets to be looked at. And keeps both cores awake: a virtual machine's core that sleeps is woken by
+    /// its host, some 40 µs later, or 100.
+    pub(super) async fn start(crowds: &[&Crowd]) -> Result<Self> {
+        let calm = Self(Arc::default());
+        for core in [PROXY_CORE, OTHER_CORE] {
+            let idler = idler(core, Arc::clone(&calm.0))?.to_string();
+            schedule(&["--idle", "--pid", "0", &idler]).await;
+        }
+        for crowd in crowds {
+            let activator = crowd.ebb.proxy.pid()?.to_string();
+            schedule(&["--fifo", "--all-tasks", "--pid", "1", &activator]).await;
+        }
+        // Threads that it starts do without.
+        let this = gettid().to_string();
+        schedule(&["--fifo", "--reset-on-fork", "--pid", "1", &this]).await;
+        Ok(calm)
+    }
+}
+
+impl Drop for Calm {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+/// A thread that is busy with nothing.
+fn idler(core: usize, ends: Arc<AtomicBool>) -> Result<Pid> {
+    let (tell, told) = mpsc::channel();
+    thread::Builder::new().name("idler".into()).spawn(move || {
+        // Whoever hears neither has failed.
+        let _ = tell.send(pin_to(core).map(|()| gettid()));
+        while !ends.load(Relaxed) {
+            black_box(());
+        }
+    })?;
+    told.recv()?
+}
+
+async fn schedule(how: &[&str]) {
+    if let Err(error) = shell::run("chrt", how).await {
+        println!("what else this machine does is in these figures: {error:#}");
+    }
+}
