@@ -1,6 +1,7 @@
 //! Measurements, each beside what it is compared with, in one run.
 
 mod burst;
+mod calm;
 mod cold_start;
 mod crowd;
 mod decide;

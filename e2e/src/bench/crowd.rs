@@ -1,7 +1,6 @@
 //! What many at once do to an activator: requests that wait, Functions that sleep, clients that are rude. Needs no cluster.
 
 mod apart;
-mod calm;
 mod fair;
 mod held;
 mod rude;

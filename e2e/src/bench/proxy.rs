@@ -15,6 +15,7 @@ use nix::{
 
 use crate::{
     bench::{
+        calm::Calm,
         percentile,
         proxy::{
             client::{Load, Work},
@@ -89,6 +90,7 @@ pub(super) async fn run(rounds: usize, only: &str, beside: Option<&Path>) -> Res
         );
     }
     if latency {
+        let _calm = Calm::start(&servers.proxies.iter().collect::<Vec<_>>()).await?;
         latencies(&servers, peak / 2.0, rounds).await?;
     }
     Ok(())

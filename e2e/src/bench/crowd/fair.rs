@@ -7,12 +7,13 @@ use crds::names::FunctionKey;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Crowd, SOON,
-    calm::Calm,
-    prepare,
+    Crowd, SOON, prepare,
     waiting::{Flood, Waiting},
 };
-use crate::{bench::percentile, scene::eventually};
+use crate::{
+    bench::{calm::Calm, percentile},
+    scene::eventually,
+};
 
 /// Until the activator has read what has just been sent.
 const SETTLED: Duration = Duration::from_millis(300);
@@ -34,7 +35,7 @@ pub(in crate::bench) async fn run(flood: usize, rounds: usize) -> Result<()> {
         &format!("--held-memory-mib={BUDGET}"),
     ];
     let crowd = Crowd::start([127, 0, 0, 1].into(), keys, &flags.map(String::as_str)).await?;
-    let _calm = Calm::start(&[&crowd]).await?;
+    let _calm = Calm::start(&[&crowd.ebb.proxy]).await?;
     println!(
         "first requests of one tenant, {OTHERS} at once, alone and while another has sent {flood}; {rounds} rounds in turn"
     );

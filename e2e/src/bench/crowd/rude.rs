@@ -13,12 +13,12 @@ use tokio::{
 use super::{
     Crowd,
     apart::Apart,
-    calm::Calm,
     prepare,
     waiting::{Waiting, connect},
 };
 use crate::{
     bench::{
+        calm::Calm,
         percentile,
         proxy::{backend, client},
     },
@@ -72,7 +72,7 @@ pub(in crate::bench) async fn run(rounds: usize) -> Result<()> {
         .control
         .tell(pods(&crowd.functions[THEIRS].0, Some(pod)))?;
     // What those who are rude, and their pod, take of the clients' core is not the activator's doing: they do without.
-    let _calm = Calm::start(&[&crowd]).await?;
+    let _calm = Calm::start(&[&crowd.ebb.proxy]).await?;
     println!(
         "{RATE:.0} requests a second of others, in microseconds; each beside as long a time without, median of {rounds} rounds"
     );

@@ -5,8 +5,9 @@ use std::time::Duration;
 use anyhow::Result;
 use crds::names::FunctionKey;
 
-use super::{Crowd, calm::Calm, prepare};
+use super::{Crowd, prepare};
 use crate::bench::{
+    calm::Calm,
     percentile,
     proxy::{WARM_UP, client},
 };
@@ -33,7 +34,7 @@ pub(in crate::bench) async fn run(functions: usize, rounds: usize) -> Result<()>
     for crowd in [&few, &many] {
         crowd.serve(0, true)?;
     }
-    let _calm = Calm::start(&[&few, &many]).await?;
+    let _calm = Calm::start(&[&few.ebb.proxy, &many.ebb.proxy]).await?;
     for _ in 0..rounds {
         for (kept, crowd) in seen.iter_mut().zip([&few, &many]) {
             let cpu = crowd.ebb.proxy.cpu()?;

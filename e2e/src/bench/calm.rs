@@ -13,28 +13,25 @@ use std::{
 use anyhow::Result;
 use nix::unistd::{Pid, gettid};
 
-use super::Crowd;
-use crate::{
-    bench::proxy::{OTHER_CORE, PROXY_CORE, pin_to},
-    cluster::shell,
-};
+use super::proxy::{OTHER_CORE, PROXY_CORE, pin_to};
+use crate::{cluster::shell, servers::Proxy};
 
 /// Ends when dropped.
 pub(super) struct Calm(Arc<AtomicBool>);
 
 impl Calm {
-    /// Lets these activators and the caller's thread go before all others: there is always one that takes a core for milliseconds now and then, and
+    /// Lets these proxies and the caller's thread go before all others: there is always one that takes a core for milliseconds now and then, and
     /// some do so for longer when there are many sockets to be looked at. And keeps both cores awake: a virtual machine's core that sleeps is woken by
     /// its host, some 40 µs later, or 100.
-    pub(super) async fn start(crowds: &[&Crowd]) -> Result<Self> {
+    pub(super) async fn start(proxies: &[&Proxy]) -> Result<Self> {
         let calm = Self(Arc::default());
         for core in [PROXY_CORE, OTHER_CORE] {
             let idler = idler(core, Arc::clone(&calm.0))?.to_string();
             schedule(&["--idle", "--pid", "0", &idler]).await;
         }
-        for crowd in crowds {
-            let activator = crowd.ebb.proxy.pid()?.to_string();
-            schedule(&["--fifo", "--all-tasks", "--pid", "1", &activator]).await;
+        for proxy in proxies {
+            let process = proxy.pid()?.to_string();
+            schedule(&["--fifo", "--all-tasks", "--pid", "1", &process]).await;
         }
         // Threads that it starts do without.
         let this = gettid().to_string();
