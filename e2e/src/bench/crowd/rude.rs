@@ -1,8 +1,16 @@
 //! Clients that hold connections, that send and read slowly, or too much: what others notice; and clients that leave.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
 
-use anyhow::Result;
+use anyhow::{Result, bail, ensure};
 use crds::names::FunctionKey;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -84,22 +92,29 @@ pub(in crate::bench) async fn run(rounds: usize) -> Result<()> {
         if let Rude::Idle(count) = kind {
             println!("  {count} connections are possible here");
         }
-        let (mut quiet, mut beside) = (Vec::new(), Vec::new());
+        let [mut quiet, mut beside, mut rates] = [const { Vec::new() }; 3];
         for _ in 0..rounds {
             quiet.push(p99(crowd.address(OTHERS)).await?);
-            let clients = apart.runtime.spawn(kind.start(crowd.address(THEIRS)));
-            let clients = clients.await??;
+            let wrote = Arc::<AtomicU64>::default();
+            let clients = kind.start(crowd.address(THEIRS), Arc::clone(&wrote));
+            let mut clients = apart.runtime.spawn(clients).await??;
             sleep(SETTLED).await;
+            let (before, since) = (wrote.load(Relaxed), Instant::now());
             beside.push(p99(crowd.address(OTHERS)).await?);
+            let rate = (wrote.load(Relaxed) - before) as f64 / since.elapsed().as_secs_f64();
+            if let Some(ended) = clients.try_join_next() {
+                bail!("one of those who are rude has stopped: {ended:?}");
+            }
+            rates.push(rate);
             drop(clients);
             sleep(Duration::from_millis(500)).await;
         }
-        let [quiet, beside] = [quiet, beside].map(|mut values| {
+        let [quiet, beside, rate] = [quiet, beside, rates].map(|mut values| {
             values.sort_by(f64::total_cmp);
             percentile(&values, 0.5)
         });
         println!(
-            "  {name:<32} p99 {beside:>6.0}, without {quiet:>6.0}: {:.2} times (bar 1.2)",
+            "  {name:<32} p99 {beside:>6.0}, without {quiet:>6.0}: {:.2} times (bar 1.2); they wrote {rate:.0} times a second",
             beside / quiet
         );
     }
@@ -113,8 +128,12 @@ async fn p99(address: SocketAddr) -> Result<f64> {
 }
 
 impl Rude {
-    /// Starts them; they end when dropped.
-    async fn start(self, address: SocketAddr) -> Result<JoinSet<Result<()>>> {
+    /// Starts them, who count what they write again and again; they end when dropped.
+    async fn start(
+        self,
+        address: SocketAddr,
+        wrote: Arc<AtomicU64>,
+    ) -> Result<JoinSet<Result<()>>> {
         let mut clients = JoinSet::new();
         let count = match self {
             Self::Idle(count) | Self::Slow(count) | Self::Deaf(count) => count,
@@ -122,6 +141,7 @@ impl Rude {
         };
         for number in 0..count {
             let mut stream = connect(address, number).await?;
+            let wrote = Arc::clone(&wrote);
             clients.spawn(async move {
                 match self {
                     Self::Idle(_) => {}
@@ -134,7 +154,9 @@ impl Rude {
                         let mut ticks = interval_at(first, Duration::from_secs(1));
                         loop {
                             ticks.tick().await;
+                            out_of_step();
                             stream.write_all(b"x").await?;
+                            wrote.fetch_add(1, Relaxed);
                         }
                     }
                     Self::Heads => {
@@ -146,10 +168,12 @@ impl Rude {
                         let mut answer = [0; 4096];
                         loop {
                             ticks.tick().await;
+                            out_of_step();
                             stream.write_all(head.as_bytes()).await?;
-                            if stream.read(&mut answer).await? == 0 {
-                                return Ok(());
-                            }
+                            let read = stream.read(&mut answer).await?;
+                            let answer = String::from_utf8_lossy(&answer[..read]);
+                            ensure!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+                            wrote.fetch_add(1, Relaxed);
                         }
                     }
                     Self::Deaf(_) => {
@@ -163,6 +187,13 @@ impl Rude {
         }
         Ok(clients)
     }
+}
+
+/// Waits for part of the time between two of the others' requests. The runtime's timers know milliseconds only: all that is written would come at one
+/// and the same moment of a request of others, or at none.
+fn out_of_step() {
+    let between = (1e6 / RATE) as u64;
+    thread::sleep(Duration::from_micros(fastrand::u64(0..between)));
 }
 
 /// How soon the place of a request that waits is free when its client leaves.
