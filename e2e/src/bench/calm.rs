@@ -16,13 +16,12 @@ use nix::unistd::{Pid, gettid};
 use super::proxy::{OTHER_CORE, PROXY_CORE, pin_to};
 use crate::{cluster::shell, servers::Proxy};
 
-/// Ends when dropped.
+/// Keeps the cores awake until dropped. The priorities stay with those who have them.
 pub(super) struct Calm(Arc<AtomicBool>);
 
 impl Calm {
-    /// Lets these proxies and the caller's thread go before all others: there is always one that takes a core for milliseconds now and then, and
-    /// some do so for longer when there are many sockets to be looked at. And keeps both cores awake: a virtual machine's core that sleeps is woken by
-    /// its host, some 40 µs later, or 100.
+    /// Lets these proxies and the caller's thread go before all others: there is always one that takes a core for milliseconds now and then. And keeps both
+    /// cores awake: a virtual machine's core that sleeps is woken by its host, later at one time than at another.
     pub(super) async fn start(proxies: &[&Proxy]) -> Result<Self> {
         let calm = Self(Arc::default());
         for core in [PROXY_CORE, OTHER_CORE] {
